@@ -1,0 +1,257 @@
+//! The headers as bytes: offsets, constants, and the outer headers that carry a packet to another cell.
+//!
+//! VXLAN is RFC 7348, its Group Policy extension draft-smith-vxlan-group-policy-05; the inner MACs are Silk's
+//! (`overlay_hardware_addr`), so that a Silk cell accepts our packets and we accept its.
+
+use crate::addr::Addr;
+use crate::checksum;
+
+/// Bytes of an Ethernet header.
+pub const ETH_LEN: u32 = 14;
+/// Bytes of an IPv4 header without options.
+pub const IPV4_LEN: u32 = 20;
+/// Bytes of a UDP header.
+pub const UDP_LEN: u32 = 8;
+/// Bytes of a VXLAN header.
+pub const VXLAN_LEN: u32 = 8;
+/// Bytes that encapsulation adds to a frame: outer IPv4, UDP, VXLAN and the inner Ethernet header.
+pub const OVERHEAD: u32 = IPV4_LEN + UDP_LEN + VXLAN_LEN + ETH_LEN;
+/// Bytes from the start of a tunnelled frame to its inner IPv4 header.
+pub const OUTER_LEN: u32 = ETH_LEN + OVERHEAD;
+
+/// EtherType of IPv4.
+pub const ETHERTYPE_IPV4: u16 = 0x0800;
+/// IP protocol number of ICMP.
+pub const ICMP: u8 = 1;
+/// IP protocol number of TCP.
+pub const TCP: u8 = 6;
+/// IP protocol number of UDP.
+pub const UDP: u8 = 17;
+
+/// TCP flags, RFC 9293 section 3.1.
+pub mod tcp {
+    /// No more data from the sender.
+    pub const FIN: u8 = 0x01;
+    /// Synchronise sequence numbers.
+    pub const SYN: u8 = 0x02;
+    /// Reset the connection.
+    pub const RST: u8 = 0x04;
+    /// The acknowledgement field is meant.
+    pub const ACK: u8 = 0x10;
+}
+
+/// "Don't fragment" in the IPv4 flags and fragment offset field, host order.
+pub const IP_DF: u16 = 0x4000;
+/// "More fragments" and the fragment offset: not zero means a fragment.
+pub const IP_FRAGMENT: u16 = 0x3fff;
+
+/// VXLAN: the VNI is meant (RFC 7348 section 5).
+pub const VXLAN_FLAG_VNI: u8 = 0x08;
+/// VXLAN-GBP: the group policy id is meant.
+pub const VXLAN_FLAG_GROUP: u8 = 0x80;
+
+/// Whether an ICMP type is an error that carries the packet it is about (RFC 1122 section 3.2.2): destination
+/// unreachable, source quench, redirect, time exceeded, parameter problem. An error is never answered with an error.
+#[inline(always)]
+#[must_use]
+pub const fn is_icmp_error(icmp_type: u8) -> bool {
+    matches!(icmp_type, 3 | 4 | 5 | 11 | 12)
+}
+
+/// What a VXLAN-GBP header says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Vxlan {
+    /// Network identifier, 24 bits; `None` when the flag that makes it meaningful is missing.
+    pub vni: Option<u32>,
+    /// The source app's tag; 0 when the header carries none.
+    pub tag: u16,
+}
+
+impl Vxlan {
+    /// Reads the eight bytes of the header.
+    #[inline(always)]
+    #[must_use]
+    pub const fn parse(b: [u8; 8]) -> Self {
+        let vni = (b[4] as u32) << 16 | (b[5] as u32) << 8 | b[6] as u32;
+        Self {
+            vni: if b[0] & VXLAN_FLAG_VNI != 0 { Some(vni) } else { None },
+            tag: if b[0] & VXLAN_FLAG_GROUP != 0 { u16::from_be_bytes([b[2], b[3]]) } else { 0 },
+        }
+    }
+}
+
+/// A packet's way through the tunnel.
+#[derive(Clone, Copy, Debug)]
+pub struct Tunnel {
+    /// This cell's underlay address.
+    pub source: Addr,
+    /// The other cell's.
+    pub destination: Addr,
+    /// UDP port of the tunnel, network order.
+    pub udp_port: u16,
+    /// UDP source port, host order: carries the flow's entropy.
+    pub source_port: u16,
+    /// VXLAN network identifier.
+    pub vni: u32,
+    /// The source app's tag; 0 sends no group.
+    pub tag: u16,
+    /// Inner destination MAC: the other cell's `overlay_hardware_addr`.
+    pub inner_destination: [u8; 6],
+    /// Inner source MAC.
+    pub inner_source: [u8; 6],
+    /// Length of the inner IPv4 packet in bytes.
+    pub inner_len: u16,
+    /// The inner packet's type of service byte; its ECN bits are copied out (RFC 6040 section 4.1, normal mode).
+    pub inner_tos: u8,
+}
+
+impl Tunnel {
+    /// The 64 bytes that stand before the inner IPv4 packet, ready to be stored. The outer MACs are left zero: the
+    /// kernel's neighbour table fills them in. The outer UDP checksum is zero (RFC 7348 section 5), "don't fragment" is
+    /// not set and the IP id is zero: what Linux's own VXLAN device sends by default, but for the id.
+    #[inline(always)]
+    #[must_use]
+    pub fn outer(&self) -> [u8; OUTER_LEN as usize] {
+        let mut h = [0u16; OUTER_LEN as usize / 2];
+        h[6] = ETHERTYPE_IPV4.to_be();
+        self.outer_ipv4(&mut h);
+        h[17] = self.source_port.to_be();
+        h[18] = self.udp_port;
+        h[19] = self.inner_len.wrapping_add(UDP_EXTRA).to_be();
+        self.vxlan(&mut h);
+        self.inner_ethernet(&mut h);
+        to_bytes(&h)
+    }
+
+    #[inline(always)]
+    fn outer_ipv4(&self, h: &mut [u16; 32]) {
+        h[7] = u16::from_be_bytes([0x45, self.inner_tos & 0x03]).to_be();
+        h[8] = self.inner_len.wrapping_add(IP_EXTRA).to_be();
+        h[11] = u16::from_be_bytes([64, UDP]).to_be();
+        [h[13], h[14]] = halves(self.source);
+        [h[15], h[16]] = halves(self.destination);
+        let sum =
+            [h[7], h[8], h[11], h[13], h[14], h[15], h[16]].iter().fold(0u32, |sum, &w| sum + u32::from(w));
+        h[12] = !checksum::fold(sum);
+    }
+
+    #[inline(always)]
+    fn vxlan(&self, h: &mut [u16; 32]) {
+        let group = if self.tag == 0 { 0 } else { VXLAN_FLAG_GROUP };
+        h[21] = u16::from_be_bytes([VXLAN_FLAG_VNI | group, 0]).to_be();
+        h[22] = self.tag.to_be();
+        let [_, a, b, c] = self.vni.to_be_bytes();
+        h[23] = u16::from_ne_bytes([a, b]);
+        h[24] = u16::from_ne_bytes([c, 0]);
+    }
+
+    #[inline(always)]
+    fn inner_ethernet(&self, h: &mut [u16; 32]) {
+        [h[25], h[26], h[27]] = mac_words(self.inner_destination);
+        [h[28], h[29], h[30]] = mac_words(self.inner_source);
+        h[31] = ETHERTYPE_IPV4.to_be();
+    }
+}
+
+/// The UDP source port for a flow hash, in 32768 to 60999: the kernel's own formula over its default ephemeral range
+/// (`udp_flow_src_port`, include/net/udp.h), so that receivers spread the flows over their queues.
+#[inline(always)]
+#[must_use]
+#[expect(clippy::cast_possible_truncation, reason = "the product's upper half is below the range's length")]
+pub const fn source_port(hash: u32) -> u16 {
+    const LOW: u64 = 32_768;
+    const HIGH: u64 = 60_999;
+    let hash = hash ^ (hash << 16);
+    ((hash as u64 * (HIGH - LOW)) >> 32) as u16 + LOW as u16
+}
+
+/// An address as the two 16-bit words it is on the wire.
+#[inline(always)]
+pub(crate) const fn halves(addr: Addr) -> [u16; 2] {
+    let [a, b, c, d] = addr.to_ne_bytes();
+    [u16::from_ne_bytes([a, b]), u16::from_ne_bytes([c, d])]
+}
+
+#[inline(always)]
+const fn mac_words(m: [u8; 6]) -> [u16; 3] {
+    [u16::from_ne_bytes([m[0], m[1]]), u16::from_ne_bytes([m[2], m[3]]), u16::from_ne_bytes([m[4], m[5]])]
+}
+
+/// Words in wire order to bytes.
+#[inline(always)]
+pub(crate) fn to_bytes<const WORDS: usize, const BYTES: usize>(words: &[u16; WORDS]) -> [u8; BYTES] {
+    const { assert!(WORDS * 2 == BYTES) };
+    let mut bytes = [0; BYTES];
+    let mut i = 0;
+    while i < WORDS {
+        let [a, b] = words[i].to_ne_bytes();
+        bytes[2 * i] = a;
+        bytes[2 * i + 1] = b;
+        i += 1;
+    }
+    bytes
+}
+
+/// What the outer IPv4 length says more than the inner one.
+const IP_EXTRA: u16 = 50;
+/// What the outer UDP length says more than the inner IPv4 one.
+const UDP_EXTRA: u16 = 30;
+
+const _: () =
+    assert!(OUTER_LEN == 64 && IP_EXTRA as u32 == OVERHEAD && UDP_EXTRA as u32 == OVERHEAD - IPV4_LEN);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::addr::from_ipv4;
+    use std::net::Ipv4Addr;
+
+    fn tunnel(tag: u16) -> Tunnel {
+        Tunnel {
+            source: from_ipv4(Ipv4Addr::new(192, 0, 2, 1)),
+            destination: from_ipv4(Ipv4Addr::new(192, 0, 2, 2)),
+            udp_port: 4789u16.to_be(),
+            source_port: 0x9c40,
+            vni: 0x0a_0b_0c,
+            tag,
+            inner_destination: [0xee, 0xee, 10, 255, 2, 0],
+            inner_source: [0xee, 0xee, 10, 255, 1, 0],
+            inner_len: 60,
+            inner_tos: 0xb9,
+        }
+    }
+
+    #[test]
+    fn outer_headers_are_what_rfc_7348_says() {
+        let h = tunnel(0x1234).outer();
+        assert_eq!(h[12..14], [0x08, 0x00]);
+        assert_eq!(h[14..16], [0x45, 0x01], "version, length, and only the ECN bits of the inner packet");
+        assert_eq!(h[16..18], 110u16.to_be_bytes(), "outer length is the inner 60 and 50");
+        assert_eq!(h[22..24], [64, 17]);
+        assert_eq!(h[26..34], [192, 0, 2, 1, 192, 0, 2, 2]);
+        assert_eq!(checksum::of(&h[14..34]), 0, "the header checksum verifies");
+        assert_eq!(h[34..42], [0x9c, 0x40, 0x12, 0xb5, 0, 90, 0, 0]);
+        assert_eq!(h[42..50], [0x88, 0, 0x12, 0x34, 0x0a, 0x0b, 0x0c, 0]);
+        assert_eq!(h[50..64], [0xee, 0xee, 10, 255, 2, 0, 0xee, 0xee, 10, 255, 1, 0, 0x08, 0x00]);
+    }
+
+    #[test]
+    fn no_tag_means_no_group_flag() {
+        assert_eq!(tunnel(0).outer()[42..46], [0x08, 0, 0, 0]);
+    }
+
+    #[test]
+    fn what_is_written_is_what_is_read() {
+        let h = tunnel(77).outer();
+        let vxlan = Vxlan::parse(h[42..50].try_into().unwrap());
+        assert_eq!(vxlan, Vxlan { vni: Some(0x0a_0b_0c), tag: 77 });
+        assert_eq!(Vxlan::parse([0; 8]), Vxlan { vni: None, tag: 0 });
+    }
+
+    #[test]
+    fn source_ports_stay_in_the_ephemeral_range() {
+        for hash in [0, 1, 0xffff, 0x1_0000, 0x7fff_ffff, u32::MAX] {
+            assert!((32_768..=60_999).contains(&source_port(hash)), "{hash:#x}");
+        }
+    }
+}
