@@ -1,0 +1,73 @@
+//! Counting and tracing what became of a packet. Tracing is aya-log's: the level is a constant that the agent sets when
+//! it loads the programs, so that with tracing off the verifier removes the code.
+
+use aya_ebpf::programs::TcContext;
+use aya_log_ebpf::{debug, info};
+use c2c_common::addr::Addr;
+use c2c_common::counter::{Hook, Outcome};
+
+use crate::headers::Headers;
+use crate::kernel::{action::DROP, maps, skb};
+
+/// A packet as it came in.
+pub struct Account {
+    hook: Hook,
+    packets: u64,
+    bytes: u64,
+}
+
+impl Account {
+    /// Takes the packet's measure before anything is changed.
+    #[inline(always)]
+    pub fn of(ctx: &TcContext, hook: Hook) -> Self {
+        Self { hook, packets: skb::segments(ctx), bytes: ctx.len() as u64 }
+    }
+
+    /// Counts a delivery and answers with its action.
+    #[inline(always)]
+    pub fn deliver(&self, ctx: &TcContext, outcome: Outcome, h: &Headers, action: i32) -> i32 {
+        maps::count(self.hook, outcome, self.packets, self.bytes);
+        debug!(
+            ctx,
+            "{} {} {:i}:{} > {:i}:{} protocol {}",
+            self.hook.as_str(),
+            outcome.as_str(),
+            host(h.source),
+            u16::from_be(h.source_port),
+            host(h.destination),
+            u16::from_be(h.destination_port),
+            h.protocol
+        );
+        action
+    }
+
+    /// Counts a drop and answers with it.
+    #[inline(always)]
+    pub fn drop(&self, ctx: &TcContext, outcome: Outcome, h: &Headers) -> i32 {
+        maps::count(self.hook, outcome, self.packets, self.bytes);
+        info!(
+            ctx,
+            "{} {} {:i}:{} > {:i}:{} protocol {}",
+            self.hook.as_str(),
+            outcome.as_str(),
+            host(h.source),
+            u16::from_be(h.source_port),
+            host(h.destination),
+            u16::from_be(h.destination_port),
+            h.protocol
+        );
+        DROP
+    }
+
+    /// Counts what is neither a delivery nor a drop: an answer sent or kept back.
+    #[inline(always)]
+    pub fn note(&self, outcome: Outcome) {
+        maps::count(self.hook, outcome, 1, 0);
+    }
+}
+
+/// aya-log prints addresses from host order.
+#[inline(always)]
+fn host(addr: Addr) -> u32 {
+    u32::from_be(addr)
+}

@@ -1,0 +1,134 @@
+//! What comes to the cell through the tunnel: does the sending cell hold the address it sends for, and may the packet
+//! reach the container it is for? Everything that is not our tunnel's passes untouched.
+
+use aya_ebpf::programs::TcContext;
+use c2c_common::addr::Addr;
+use c2c_common::counter::{Hook, Outcome};
+use c2c_common::layout::{Config, Endpoint};
+use c2c_common::wire::{ETH_LEN, OUTER_LEN, Vxlan};
+
+use crate::flows::{self, Ends};
+use crate::headers::{Headers, is_tunnel};
+use crate::kernel::packet::Frame;
+use crate::kernel::{maps, skb};
+use crate::refuse::REFUSED_MARK;
+use crate::{Verdict, deliver};
+
+const HOOK: Hook = Hook::FromUnderlay;
+/// Offset of the outer source address.
+const OUTER_SOURCE: usize = 26;
+/// Offset of the VXLAN header.
+const VXLAN: u32 = 42;
+
+/// What the outer headers said.
+struct Outer {
+    source: Addr,
+    vxlan: Vxlan,
+    /// Whether the outer headers are still there.
+    in_place: bool,
+}
+
+/// The program.
+#[inline(always)]
+pub fn run(ctx: &TcContext, h: &mut Headers) -> Verdict {
+    let Some(config) = maps::config() else { return Verdict::NotOurs };
+    if skb::ifindex(ctx) == config.vxlan_ifindex && skb::mark(ctx) == REFUSED_MARK {
+        return h.read(ctx, ETH_LEN).map_or_else(Verdict::Drop, |()| Verdict::Answer);
+    }
+    let outer = match outer(ctx, config) {
+        None => return Verdict::NotOurs,
+        Some(Err(outcome)) => return Verdict::Drop(outcome),
+        Some(Ok(outer)) => outer,
+    };
+    h.outer_source = outer.source;
+    match admit(ctx, config, h, &outer) {
+        Ok(endpoint) => into_container(ctx, &outer, endpoint),
+        Err(outcome) if outer.in_place => Verdict::refuse_if_audible(outcome),
+        Err(outcome) => Verdict::Drop(outcome),
+    }
+}
+
+/// Reads the tunnel, from the frame or, on the kernel's VXLAN device, from what the kernel took off. `None`: not ours.
+#[inline(always)]
+fn outer(ctx: &TcContext, config: &Config) -> Option<Result<Outer, Outcome>> {
+    if skb::ifindex(ctx) == config.vxlan_ifindex {
+        return Some(outer_of_device(ctx));
+    }
+    if !is_tunnel(ctx, config.underlay_addr, config.udp_port)? {
+        return None;
+    }
+    Some(outer_of_frame(ctx))
+}
+
+#[inline(always)]
+fn outer_of_frame(ctx: &TcContext) -> Result<Outer, Outcome> {
+    let source = ctx.read(OUTER_SOURCE).ok_or(Outcome::Malformed)?;
+    let header = skb::load(ctx, VXLAN).map_err(|_| Outcome::Malformed)?;
+    Ok(Outer { source, vxlan: Vxlan::parse(header), in_place: true })
+}
+
+#[inline(always)]
+fn outer_of_device(ctx: &TcContext) -> Result<Outer, Outcome> {
+    let key = skb::tunnel_key(ctx).map_err(|_| Outcome::Malformed)?;
+    Ok(Outer {
+        source: key.remote.to_be(),
+        vxlan: Vxlan { vni: Some(key.vni), tag: key.tag },
+        in_place: false,
+    })
+}
+
+/// The endpoint that the packet may reach.
+#[inline(always)]
+fn admit(
+    ctx: &TcContext,
+    config: &Config,
+    h: &mut Headers,
+    outer: &Outer,
+) -> Result<&'static Endpoint, Outcome> {
+    match outer.vxlan.vni {
+        None => return Err(Outcome::Malformed),
+        Some(vni) if vni != config.vni => return Err(Outcome::WrongVni),
+        Some(_) => {}
+    }
+    let inner = if outer.in_place { h.read(ctx, OUTER_LEN) } else { h.read(ctx, ETH_LEN) };
+    bind(config, h, outer.source)?;
+    inner?;
+    let endpoint = maps::endpoint(h.destination).ok_or(Outcome::UnknownDestination)?;
+    match decide(ctx, h, outer.vxlan.tag, endpoint.tag) {
+        None => Ok(endpoint),
+        Some(drop) => Err(drop),
+    }
+}
+
+/// The inner source must lie in the lease of the cell that sent it. Silk has no such check: there, any host that can
+/// send to the tunnel's port can speak for any container.
+#[inline(always)]
+fn bind(config: &Config, h: &Headers, outer_source: Addr) -> Result<(), Outcome> {
+    match maps::lease(config, h.source) {
+        Some(lease) if lease.underlay_addr == outer_source => Ok(()),
+        _ if maps::is_cell(outer_source) => Err(Outcome::ForeignLease),
+        _ => Err(Outcome::UnknownCell),
+    }
+}
+
+/// `Some` is a drop. An ICMP error is judged by the flow it is about; a Silk cell's refusal is one, and has no tag.
+#[inline(always)]
+fn decide(ctx: &TcContext, h: &Headers, source_tag: u16, destination_tag: u16) -> Option<Outcome> {
+    if h.is_icmp_error() {
+        let related = h.quoted_flow(ctx).is_some_and(|key| flows::is_related(&key));
+        return if related { None } else { Some(Outcome::UnrelatedIcmp) };
+    }
+    let ends = Ends { source_tag, destination_tag, source_is_local: false, destination_is_local: true };
+    flows::track(HOOK, h, ends)
+}
+
+/// What cannot be unwrapped here the kernel's VXLAN device unwraps, and brings before this program again.
+#[inline(always)]
+fn into_container(ctx: &TcContext, outer: &Outer, endpoint: &Endpoint) -> Verdict {
+    if !outer.in_place {
+        skb::set_for_this_host(ctx);
+    } else if skb::shrink_from_tunnel(ctx).is_err() {
+        return Verdict::NotOurs;
+    }
+    deliver::to_endpoint(ctx, endpoint)
+}

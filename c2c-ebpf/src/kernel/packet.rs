@@ -1,0 +1,62 @@
+//! Reading packet memory: the one place that turns an offset into a load, after checking it against the packet's end.
+
+use aya_ebpf::programs::{TcContext, XdpContext};
+
+/// Memory that holds a packet's start.
+pub trait Frame {
+    /// Address of the first byte.
+    fn start(&self) -> usize;
+    /// Address after the last byte that can be read directly.
+    fn end(&self) -> usize;
+
+    /// The `T` at `offset` from the frame's start, or `None` when the frame ends before it.
+    #[inline(always)]
+    fn read<T: Plain>(&self, offset: usize) -> Option<T> {
+        let at = self.start() + offset;
+        if at + size_of::<T>() > self.end() {
+            return None;
+        }
+        // SAFETY: the bytes lie inside the packet (just checked, and the verifier checks again), every bit pattern is
+        // a `T`, and the kernel's machines load unaligned integers (CONFIG_HAVE_EFFICIENT_UNALIGNED_ACCESS).
+        Some(unsafe { (at as *const T).read_volatile() })
+    }
+}
+
+impl Frame for TcContext {
+    #[inline(always)]
+    fn start(&self) -> usize {
+        self.data()
+    }
+
+    #[inline(always)]
+    fn end(&self) -> usize {
+        self.data_end()
+    }
+}
+
+impl Frame for XdpContext {
+    #[inline(always)]
+    fn start(&self) -> usize {
+        self.data()
+    }
+
+    #[inline(always)]
+    fn end(&self) -> usize {
+        self.data_end()
+    }
+}
+
+/// Types of which every bit pattern is a value.
+///
+/// # Safety
+/// Only integers may implement it.
+pub unsafe trait Plain: Copy {}
+
+// SAFETY: an integer.
+unsafe impl Plain for u8 {}
+// SAFETY: an integer.
+unsafe impl Plain for u16 {}
+// SAFETY: an integer.
+unsafe impl Plain for u32 {}
+// SAFETY: an integer.
+unsafe impl Plain for u64 {}

@@ -1,0 +1,207 @@
+//! The helpers that change, move and describe an skb, each as a safe function. Offsets and lengths are in bytes.
+
+use aya_ebpf::{
+    EbpfContext,
+    bindings::{
+        BPF_CSUM_LEVEL_DEC, BPF_F_ADJ_ROOM_ENCAP_L2_ETH, BPF_F_ADJ_ROOM_ENCAP_L3_IPV4,
+        BPF_F_ADJ_ROOM_ENCAP_L4_UDP, BPF_F_ADJ_ROOM_FIXED_GSO, BPF_F_ADJ_ROOM_NO_CSUM_RESET, bpf_tunnel_key,
+    },
+    helpers::generated as helper,
+    programs::TcContext,
+};
+use c2c_common::wire::{ETH_LEN, OVERHEAD};
+
+/// `BPF_ADJ_ROOM_MAC` of `enum bpf_adj_room_mode`: adjust behind the Ethernet header.
+const BPF_ADJ_ROOM_MAC: u32 = 1;
+
+/// A helper said no.
+pub struct Refused;
+
+#[inline(always)]
+fn done(result: i64) -> Result<(), Refused> {
+    if result == 0 { Ok(()) } else { Err(Refused) }
+}
+
+/// Index of the device that the packet came in by (TC ingress) or leaves by (TC egress).
+#[inline(always)]
+pub fn ifindex(ctx: &TcContext) -> u32 {
+    // SAFETY: the context is valid for the program's run and the verifier rewrites the access.
+    unsafe { (*ctx.skb.skb).ifindex }
+}
+
+/// Index of the device that the packet came into this cell by; 0 for a packet that the cell itself made.
+#[inline(always)]
+pub fn ingress_ifindex(ctx: &TcContext) -> u32 {
+    // SAFETY: as for `ifindex`.
+    unsafe { (*ctx.skb.skb).ingress_ifindex }
+}
+
+/// The packet's mark, which stays with it inside this cell's stack.
+#[inline(always)]
+pub fn mark(ctx: &TcContext) -> u32 {
+    // SAFETY: as for `ifindex`.
+    unsafe { (*ctx.skb.skb).mark }
+}
+
+/// Sets the packet's mark.
+#[inline(always)]
+pub fn set_mark(ctx: &TcContext, mark: u32) {
+    // SAFETY: as for `ifindex`; the mark is one of the fields that a TC program may write.
+    unsafe { (*ctx.skb.skb).mark = mark };
+}
+
+/// Says that the packet is for this host, whatever its destination MAC was: `redirect_peer` keeps what the device said,
+/// and the container's stack drops what is for others.
+#[inline(always)]
+pub fn set_for_this_host(ctx: &TcContext) {
+    const PACKET_HOST: u32 = 0;
+    // A refusal leaves the packet as it was; the container then ignores it.
+    let _ = ctx.change_type(PACKET_HOST);
+}
+
+/// Packets that this skb stands for on the wire: more than one for a GRO or GSO aggregate.
+#[inline(always)]
+pub fn segments(ctx: &TcContext) -> u64 {
+    // SAFETY: as for `ifindex`.
+    let segments = unsafe { (*ctx.skb.skb).gso_segs };
+    if segments == 0 { 1 } else { segments as u64 }
+}
+
+/// Whether the skb is an aggregate, to be cut by the device or the stack.
+#[inline(always)]
+pub fn is_gso(ctx: &TcContext) -> bool {
+    // SAFETY: as for `ifindex`.
+    unsafe { (*ctx.skb.skb).gso_size != 0 }
+}
+
+/// The flow's hash, the same for all packets of a flow.
+#[inline(always)]
+pub fn flow_hash(ctx: &TcContext) -> u32 {
+    // SAFETY: the helper takes any skb context.
+    unsafe { helper::bpf_get_hash_recalc(ctx.skb.skb) as u32 }
+}
+
+/// The coarse monotonic clock: as exact as a timer tick, and cheaper than the fine one.
+#[inline(always)]
+pub fn now_ns() -> u64 {
+    // SAFETY: the helper takes nothing.
+    unsafe { helper::bpf_ktime_get_coarse_ns() }
+}
+
+/// Makes the first `len` bytes readable directly.
+#[inline(always)]
+pub fn pull(ctx: &TcContext, len: u32) -> Result<(), Refused> {
+    ctx.pull_data(len).map_err(|_| Refused)
+}
+
+/// Overwrites bytes at `offset`.
+#[inline(always)]
+pub fn store<const N: usize>(ctx: &TcContext, offset: u32, bytes: &[u8; N]) -> Result<(), Refused> {
+    ctx.store(offset as usize, bytes, 0).map_err(|_| Refused)
+}
+
+/// Copies bytes from `offset`, wherever in the skb they are.
+#[inline(always)]
+pub fn load<const N: usize>(ctx: &TcContext, offset: u32) -> Result<[u8; N], Refused> {
+    let mut bytes = [0u8; N];
+    // SAFETY: the buffer is `N` bytes long and outlives the call.
+    let result =
+        unsafe { helper::bpf_skb_load_bytes(ctx.as_ptr(), offset, bytes.as_mut_ptr().cast(), N as u32) };
+    done(result).map(|()| bytes)
+}
+
+/// Makes room for the outer headers behind the Ethernet header and marks the packet as a UDP tunnel's, so that device
+/// or stack can cut an aggregate into tunnelled segments. The room is to be filled by [`store`].
+#[inline(always)]
+pub fn grow_for_tunnel(ctx: &TcContext) -> Result<(), Refused> {
+    const INNER_MAC_LEN_SHIFT: u32 = 56;
+    let flags = (BPF_F_ADJ_ROOM_FIXED_GSO
+        | BPF_F_ADJ_ROOM_ENCAP_L3_IPV4
+        | BPF_F_ADJ_ROOM_ENCAP_L4_UDP
+        | BPF_F_ADJ_ROOM_ENCAP_L2_ETH) as u64
+        | (ETH_LEN as u64) << INNER_MAC_LEN_SHIFT;
+    ctx.adjust_room(OVERHEAD as i32, BPF_ADJ_ROOM_MAC, flags).map_err(|_| Refused)
+}
+
+/// Takes the outer headers away, keeping what is known of the inner checksum: the level of verified checksums goes down
+/// by the outer one, as the kernel's own tunnel receiver does it (`__skb_checksum_validate_needed`).
+#[inline(always)]
+pub fn shrink_from_tunnel(ctx: &TcContext) -> Result<(), Refused> {
+    let flags = (BPF_F_ADJ_ROOM_FIXED_GSO | BPF_F_ADJ_ROOM_NO_CSUM_RESET) as u64;
+    ctx.adjust_room(-(OVERHEAD as i32), BPF_ADJ_ROOM_MAC, flags).map_err(|_| Refused)?;
+    // SAFETY: the helper takes any skb context. Its answer says only whether there was a level to lower.
+    unsafe { helper::bpf_csum_level(ctx.skb.skb, BPF_CSUM_LEVEL_DEC as u64) };
+    Ok(())
+}
+
+/// Sets the packet's length, drops its offloads and makes all of it writable.
+#[inline(always)]
+pub fn set_len(ctx: &TcContext, len: u32) -> Result<(), Refused> {
+    // SAFETY: the helper takes any skb context; pointers into the packet are read anew after it.
+    done(unsafe { helper::bpf_skb_change_tail(ctx.skb.skb, len, 0) })
+}
+
+/// Out of `ifindex`, to the next hop that the kernel's routes and neighbours name for the outer destination.
+#[inline(always)]
+pub fn redirect_neigh(ifindex: u32) -> i32 {
+    // SAFETY: no parameters are passed, so the kernel looks the next hop up itself.
+    unsafe { helper::bpf_redirect_neigh(ifindex, core::ptr::null_mut(), 0, 0) as i32 }
+}
+
+/// Into the container behind the host device `ifindex`, without a pass through the cell's queues.
+#[inline(always)]
+pub fn redirect_peer(ifindex: u32) -> i32 {
+    // SAFETY: the helper takes plain integers.
+    unsafe { helper::bpf_redirect_peer(ifindex, 0) as i32 }
+}
+
+/// Out of `ifindex` as it is.
+#[inline(always)]
+pub fn redirect(ifindex: u32) -> i32 {
+    // SAFETY: the helper takes plain integers.
+    unsafe { helper::bpf_redirect(ifindex, 0) as i32 }
+}
+
+/// What the kernel's VXLAN device says, or is told, of a packet's tunnel. Addresses in host order, as the helpers have
+/// them.
+pub struct TunnelKey {
+    /// The other cell's underlay address.
+    pub remote: u32,
+    /// VXLAN network identifier.
+    pub vni: u32,
+    /// The source app's tag; 0 for none.
+    pub tag: u16,
+}
+
+/// The tunnel that the kernel's VXLAN device took this packet out of.
+#[inline(always)]
+pub fn tunnel_key(ctx: &TcContext) -> Result<TunnelKey, Refused> {
+    // SAFETY: all-zero is a value of this plain C struct.
+    let mut key: bpf_tunnel_key = unsafe { core::mem::zeroed() };
+    let size = size_of::<bpf_tunnel_key>() as u32;
+    // SAFETY: the struct is `size` bytes long and outlives the call.
+    done(unsafe { helper::bpf_skb_get_tunnel_key(ctx.skb.skb, &mut key, size, 0) })?;
+    let mut group = 0u32;
+    // SAFETY: as above, 4 bytes: `struct vxlan_metadata`. Fails when the header carries no group.
+    let got = unsafe { helper::bpf_skb_get_tunnel_opt(ctx.skb.skb, (&raw mut group).cast(), 4) };
+    let tag = if got == 4 { group as u16 } else { 0 };
+    // SAFETY: the IPv4 arm of the union is what a tunnel without BPF_F_TUNINFO_IPV6 fills.
+    Ok(TunnelKey { remote: unsafe { key.__bindgen_anon_1.remote_ipv4 }, vni: key.tunnel_id, tag })
+}
+
+/// Tells the kernel's VXLAN device which tunnel to put this packet in.
+#[inline(always)]
+pub fn set_tunnel_key(ctx: &TcContext, tunnel: &TunnelKey) -> Result<(), Refused> {
+    const BPF_F_ZERO_CSUM_TX: u64 = 1 << 1;
+    // SAFETY: all-zero is a value of this plain C struct.
+    let mut key: bpf_tunnel_key = unsafe { core::mem::zeroed() };
+    key.tunnel_id = tunnel.vni;
+    key.tunnel_ttl = 64;
+    key.__bindgen_anon_1.remote_ipv4 = tunnel.remote;
+    let size = size_of::<bpf_tunnel_key>() as u32;
+    // SAFETY: the struct is `size` bytes long and outlives the call.
+    done(unsafe { helper::bpf_skb_set_tunnel_key(ctx.skb.skb, &mut key, size, BPF_F_ZERO_CSUM_TX) })?;
+    let mut group = tunnel.tag as u32;
+    // SAFETY: as above, 4 bytes: `struct vxlan_metadata`.
+    done(unsafe { helper::bpf_skb_set_tunnel_opt(ctx.skb.skb, (&raw mut group).cast(), 4) })
+}
