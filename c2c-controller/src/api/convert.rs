@@ -1,0 +1,121 @@
+//! The door between messages and domain types. What comes in is checked here, with the message's field names; nothing
+//! generated goes further in.
+
+use crate::domain::{AppId, CellName, Change, Invalid, Lease, LeaseRefusal, Refusal, Revision, TaggedPolicy};
+use c2c_proto::v1;
+use c2c_proto::v1::lease_refused::Reason;
+use ipnet::Ipv4Net;
+use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
+
+/// The version of the protocol in `fabric.proto`.
+const PROTOCOL: u32 = 1;
+
+/// What an agent says of itself when it opens its stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Hello {
+    pub(super) cell: CellName,
+    pub(super) underlay: Ipv4Addr,
+    pub(super) held: Option<Ipv4Net>,
+    pub(super) apps: BTreeSet<AppId>,
+    /// The store and revision of the world that it has; nothing when it has none.
+    pub(super) has: Option<(String, Revision)>,
+}
+
+impl TryFrom<v1::Hello> for Hello {
+    type Error = Invalid;
+
+    fn try_from(hello: v1::Hello) -> Result<Self, Invalid> {
+        if hello.protocol != PROTOCOL {
+            let problem = format!("is version {}", hello.protocol);
+            return Err(Invalid {
+                field: "protocol",
+                problem,
+                expected: "version 1; upgrade the older side",
+            });
+        }
+        let has = (!hello.store_id.is_empty() && hello.resume_revision != 0)
+            .then(|| (hello.store_id, Revision::new(hello.resume_revision)));
+        Ok(Self {
+            cell: CellName::parse("cell", &hello.cell)?,
+            underlay: address("underlay_address", &hello.underlay_address)?,
+            held: hello.held.map(|lease| block("held.overlay_block", &lease.overlay_block)).transpose()?,
+            apps: apps("apps", &hello.apps)?,
+            has,
+        })
+    }
+}
+
+/// App names of a message.
+pub(super) fn apps(field: &'static str, names: &[String]) -> Result<BTreeSet<AppId>, Invalid> {
+    names.iter().map(|name| AppId::parse(field, name)).collect()
+}
+
+fn address(field: &'static str, text: &str) -> Result<Ipv4Addr, Invalid> {
+    let problem = || format!("{text:?} is not an address");
+    text.parse().map_err(|_| Invalid { field, problem: problem(), expected: "an IPv4 address" })
+}
+
+fn block(field: &'static str, text: &str) -> Result<Ipv4Net, Invalid> {
+    let problem = || format!("{text:?} is not a block");
+    text.parse().map_err(|_| Invalid {
+        field,
+        problem: problem(),
+        expected: "an IPv4 network in CIDR notation",
+    })
+}
+
+pub(super) fn lease(lease: &Lease) -> v1::Lease {
+    v1::Lease {
+        cell: lease.cell.as_str().to_owned(),
+        underlay_address: lease.underlay.to_string(),
+        overlay_block: lease.block.to_string(),
+        hardware_address: lease.hardware_address(),
+    }
+}
+
+pub(super) fn policy(tagged: &TaggedPolicy) -> v1::Policy {
+    let policy = &tagged.policy;
+    v1::Policy {
+        source_app: policy.source.as_str().to_owned(),
+        destination_app: policy.destination.as_str().to_owned(),
+        protocol: i32::from(policy.protocol.number()),
+        port_start: u32::from(policy.ports.start()),
+        port_end: u32::from(policy.ports.end()),
+        source_tag: u32::from(tagged.source_tag.get()),
+        destination_tag: u32::from(tagged.destination_tag.get()),
+    }
+}
+
+/// Nothing for a change that agents need not know.
+pub(super) fn change(change: &Change) -> Option<v1::Change> {
+    use v1::change::Change as To;
+    let change = match change {
+        Change::LeasePut(put) => To::LeasePut(lease(put)),
+        Change::LeaseRemoved(removed) => To::LeaseRemoved(lease(removed)),
+        Change::PolicyPut(put) => To::PolicyPut(policy(put)),
+        Change::PolicyRemoved(removed) => To::PolicyRemoved(policy(removed)),
+        Change::TagFreed(_) => return None,
+    };
+    Some(v1::Change { change: Some(change) })
+}
+
+/// What a refusal is to an agent.
+pub(super) fn lease_refused(refusal: &Refusal) -> v1::LeaseRefused {
+    let reason = match refusal {
+        Refusal::Lease(LeaseRefusal::PoolExhausted { .. }) => Reason::PoolExhausted,
+        Refusal::Lease(
+            LeaseRefusal::HeldByAnother { .. }
+            | LeaseRefusal::NotThisOne { .. }
+            | LeaseRefusal::TakenAway { .. }
+            | LeaseRefusal::OutsidePool { .. }
+            | LeaseRefusal::NameInUse { .. },
+        ) => Reason::Contradiction,
+        Refusal::TagsExhausted | Refusal::UnknownCell(_) => Reason::Invalid,
+    };
+    refused(reason, refusal.to_string())
+}
+
+pub(super) fn refused(reason: Reason, message: String) -> v1::LeaseRefused {
+    v1::LeaseRefused { reason: reason.into(), message }
+}

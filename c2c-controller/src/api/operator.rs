@@ -1,0 +1,156 @@
+//! What an operator may ask: access allowed, removed and listed, leases listed and evicted.
+
+use super::{blocking, caller, convert, now};
+use crate::domain::{AppId, Change, Command, Lease, Policy, Refusal, Revision};
+use crate::ledger::{Done, Ledger, LedgerError};
+use crate::watch::{Enforcement, Sessions};
+use c2c_proto::tls::Role;
+use c2c_proto::v1;
+use c2c_proto::v1::operator_server::Operator;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tonic::{Request, Response, Status};
+
+/// The longest that a reply waits for cells: an operator who wants longer can ask again.
+const MAX_WAIT: Duration = Duration::from_secs(60);
+
+/// The operator's service.
+#[derive(Clone, Debug)]
+pub struct OperatorService {
+    ledger: Arc<Ledger>,
+    sessions: Arc<Sessions>,
+}
+
+impl OperatorService {
+    /// Over this state.
+    #[must_use]
+    pub fn new(ledger: Arc<Ledger>, sessions: Arc<Sessions>) -> Self {
+        Self { ledger, sessions }
+    }
+
+    async fn change_access(
+        &self,
+        request: Request<v1::AccessRequest>,
+        action: &'static str,
+        command: impl FnOnce(Policy) -> Command,
+    ) -> Result<Response<v1::AccessReply>, Status> {
+        let began = Instant::now();
+        let peer = caller(&request, Role::Operator).map_err(|status| *status)?;
+        let request = request.into_inner();
+        let policy =
+            Policy::parse(&request.source_app, &request.destination_app, &request.protocol, &request.ports);
+        let policy = policy.map_err(|invalid| Status::invalid_argument(invalid.to_string()))?;
+        let done = self.execute(command(policy.clone())).await?;
+        let changed = done.commit.is_some();
+        tracing::info!(operator = peer.name, %policy, revision = %done.revision, changed, "{action}");
+        let patience = Duration::from_millis(u64::from(request.wait_milliseconds)).min(MAX_WAIT);
+        let apps = [&policy.source, &policy.destination];
+        let Enforcement { concerned, enforcing } =
+            self.sessions.enforced(apps, done.revision, patience).await;
+        Ok(Response::new(v1::AccessReply {
+            revision: done.revision.get(),
+            changed,
+            cells_concerned: count(concerned),
+            cells_enforcing: count(enforcing),
+            elapsed_microseconds: u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX),
+        }))
+    }
+
+    async fn execute(&self, command: Command) -> Result<Done, Status> {
+        let ledger = Arc::clone(&self.ledger);
+        blocking(move || ledger.execute(&command, now())).await?.map_err(|error| status(&error))
+    }
+}
+
+#[tonic::async_trait]
+impl Operator for OperatorService {
+    async fn allow_access(
+        &self,
+        request: Request<v1::AccessRequest>,
+    ) -> Result<Response<v1::AccessReply>, Status> {
+        self.change_access(request, "access allowed", Command::Allow).await
+    }
+
+    async fn remove_access(
+        &self,
+        request: Request<v1::AccessRequest>,
+    ) -> Result<Response<v1::AccessReply>, Status> {
+        self.change_access(request, "access removed", Command::Remove).await
+    }
+
+    async fn list_access(
+        &self,
+        request: Request<v1::ListAccessRequest>,
+    ) -> Result<Response<v1::ListAccessReply>, Status> {
+        caller(&request, Role::Operator).map_err(|status| *status)?;
+        let app = request.into_inner().app;
+        let app = (!app.is_empty()).then(|| AppId::parse("app", &app)).transpose();
+        let app = app.map_err(|invalid| Status::invalid_argument(invalid.to_string()))?;
+        let (revision, policies) = self.ledger.policies(app.as_ref());
+        let policies = policies.iter().map(convert::policy).collect();
+        Ok(Response::new(v1::ListAccessReply { revision: revision.get(), policies }))
+    }
+
+    async fn list_leases(
+        &self,
+        request: Request<v1::ListLeasesRequest>,
+    ) -> Result<Response<v1::ListLeasesReply>, Status> {
+        caller(&request, Role::Operator).map_err(|status| *status)?;
+        let (revision, leases) = self.ledger.leases();
+        let (rules, now) = (self.ledger.rules(), now());
+        let state = |lease: &Lease| {
+            let age = lease.renewed.seconds_until(now);
+            let applied = self.sessions.applied(&lease.cell);
+            v1::LeaseState {
+                lease: Some(convert::lease(lease)),
+                renewed_seconds_ago: age,
+                expires_in_seconds: rules.lease_seconds.saturating_sub(age),
+                connected: applied.is_some(),
+                applied_revision: applied.map_or(0, Revision::get),
+            }
+        };
+        Ok(Response::new(v1::ListLeasesReply {
+            revision: revision.get(),
+            overlay_network: rules.pool.network().to_string(),
+            leases: leases.iter().map(state).collect(),
+        }))
+    }
+
+    async fn evict_cell(
+        &self,
+        request: Request<v1::EvictCellRequest>,
+    ) -> Result<Response<v1::EvictCellReply>, Status> {
+        let peer = caller(&request, Role::Operator).map_err(|status| *status)?;
+        let cell = request.into_inner().cell;
+        let done = self.execute(Command::Evict { cell }).await?;
+        let lease = done.commit.iter().flat_map(|commit| &commit.changes).find_map(|change| match change {
+            Change::LeaseRemoved(lease) => Some(lease),
+            Change::LeasePut(_) | Change::PolicyPut(_) | Change::PolicyRemoved(_) | Change::TagFreed(_) => {
+                None
+            }
+        });
+        if let Some(lease) = lease {
+            tracing::info!(operator = peer.name, %lease, revision = %done.revision, "evicted");
+        }
+        let evicted = lease.map(convert::lease);
+        Ok(Response::new(v1::EvictCellReply { revision: done.revision.get(), evicted }))
+    }
+}
+
+/// The only table of status codes for refused commands.
+fn status(error: &LedgerError) -> Status {
+    match error {
+        LedgerError::Refused(Refusal::TagsExhausted) => Status::resource_exhausted(error.to_string()),
+        LedgerError::Refused(Refusal::UnknownCell(_)) => Status::not_found(error.to_string()),
+        LedgerError::Refused(Refusal::Lease(_)) => Status::failed_precondition(error.to_string()),
+        LedgerError::Store(source) => {
+            tracing::error!(error = source as &dyn std::error::Error, "a change could not be stored");
+            Status::internal(format!("{error}: {source}"))
+        }
+        LedgerError::Broken => Status::unavailable(error.to_string()),
+    }
+}
+
+fn count(cells: usize) -> u32 {
+    u32::try_from(cells).unwrap_or(u32::MAX)
+}

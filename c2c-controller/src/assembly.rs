@@ -1,0 +1,136 @@
+//! Puts the parts of `serve` together, runs them until a signal or a failing store ends them, and takes them apart.
+
+use crate::api::{AgentService, OperatorService, Terms};
+use crate::config::Config;
+use crate::ledger::Ledger;
+use crate::store::SledStore;
+use crate::watch::Sessions;
+use anyhow::{Context, bail};
+use c2c_proto::tls::{self, Identity, Role};
+use c2c_proto::v1::fabric_server::FabricServer;
+use c2c_proto::v1::operator_server::OperatorServer;
+use sd_notify::NotifyState;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::watch;
+use tonic::transport::Server;
+
+/// How often a silent connection is asked whether it is alive, and how long the answer may take: a cell that was cut off
+/// stops being shown as connected after both.
+const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(5));
+/// How long streams and calls may take to end. All that was acknowledged is on the disk already.
+const STOP_DEADLINE: Duration = Duration::from_secs(5);
+
+/// Runs the controller until it is told to stop.
+///
+/// # Errors
+/// When it cannot start, or its store fails.
+pub async fn serve(config: Config) -> anyhow::Result<()> {
+    let mut signals = Signals::new().context("cannot listen for signals")?;
+    let identity = Identity::load(&config.files)?;
+    if identity.own().role != Some(Role::Controller) {
+        bail!(
+            "certificate: {} does not have the role (organizationalUnitName) {}; expected a controller's certificate",
+            config.files.cert.display(),
+            Role::Controller
+        );
+    }
+    let store = SledStore::open(&config.data_dir)?;
+    let ledger = Arc::new(Ledger::open(Box::new(store), config.rules)?);
+    let listener = TcpListener::bind(config.listen).await;
+    let listener = listener.with_context(|| format!("listen: cannot listen on {}", config.listen))?;
+    let address = listener.local_addr().context("listen: the socket has no address")?;
+    tracing::info!(%address, store = %ledger.store_id(), revision = %ledger.revision(), "listening");
+
+    let (stop, stopping) = watch::channel(false);
+    let server =
+        tokio::spawn(run_server(listener, identity.clone(), Arc::clone(&ledger), terms(&config), stopping));
+    notify(&[NotifyState::Ready]);
+    let ended = wait_for_end(&mut signals, &identity, &ledger).await;
+    notify(&[NotifyState::Stopping]);
+    stop.send_replace(true);
+    match tokio::time::timeout(STOP_DEADLINE, server).await {
+        Ok(server) => server.context("the server was interrupted")??,
+        Err(_) => tracing::warn!("some connections did not end in time and are cut"),
+    }
+    ended
+}
+
+fn terms(config: &Config) -> Terms {
+    Terms { vni: config.vni, udp_port: config.udp_port, heartbeat_seconds: config.heartbeat_seconds }
+}
+
+async fn run_server(
+    listener: TcpListener,
+    identity: Identity,
+    ledger: Arc<Ledger>,
+    terms: Terms,
+    stopping: watch::Receiver<bool>,
+) -> Result<(), tonic::transport::Error> {
+    let sessions = Arc::new(Sessions::default());
+    let agents = AgentService::new(Arc::clone(&ledger), Arc::clone(&sessions), terms, stopping.clone());
+    let (interval, timeout) = KEEPALIVE;
+    let mut stopping = stopping;
+    Server::builder()
+        .http2_keepalive_interval(Some(interval))
+        .http2_keepalive_timeout(Some(timeout))
+        .add_service(FabricServer::new(agents))
+        .add_service(OperatorServer::new(OperatorService::new(ledger, sessions)))
+        .serve_with_incoming_shutdown(tls::incoming(listener, identity), async move {
+            // An error means that nobody is left to tell us.
+            let _ = stopping.wait_for(|stopping| *stopping).await;
+        })
+        .await
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+}
+
+async fn wait_for_end(signals: &mut Signals, identity: &Identity, ledger: &Ledger) -> anyhow::Result<()> {
+    let mut failed = ledger.failed();
+    loop {
+        tokio::select! {
+            _ = signals.terminate.recv() => break,
+            _ = signals.interrupt.recv() => break,
+            _ = signals.hangup.recv() => reload(identity),
+            _ = failed.wait_for(|failed| *failed) => bail!("the store failed; see above, and start again when it is well"),
+        }
+    }
+    tracing::info!("stopping");
+    Ok(())
+}
+
+fn reload(identity: &Identity) {
+    let now = NotifyState::monotonic_usec_now();
+    notify(&[NotifyState::Reloading, now.unwrap_or(NotifyState::MonotonicUsec(0))]);
+    match identity.reload() {
+        Ok(()) => tracing::info!("certificates were read again"),
+        Err(error) => {
+            let error = &error as &dyn std::error::Error;
+            tracing::error!(error, "the certificates cannot be used; those read before stay in use");
+        }
+    }
+    notify(&[NotifyState::Ready]);
+}
+
+/// Tells systemd, if it started us. That it cannot be told is no reason to end.
+fn notify(state: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(state) {
+        tracing::warn!(%error, "cannot notify the service manager");
+    }
+}

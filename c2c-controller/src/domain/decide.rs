@@ -1,0 +1,273 @@
+//! What a command changes. Silk's lease rules, with what its controller does not check: a lease that is not known is
+//! taken over only if it is a block of the pool and nobody else's.
+
+use super::{AppId, CellName, Change, Lease, Policy, Pool, State, Tag, TagFreed, TaggedPolicy, Timestamp};
+use ipnet::Ipv4Net;
+use std::net::Ipv4Addr;
+
+/// A cell's name is kept for its underlay address this long after the last renewal: 20 heartbeats of the default
+/// length. So two cells that were given the same name by mistake do not take turns, and a machine that was recreated
+/// with another address gets its lease soon.
+const NAME_GRACE_SECONDS: u64 = 600;
+
+/// How leases are given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rules {
+    /// Where from.
+    pub pool: Pool,
+    /// For how long after the last renewal, in seconds.
+    pub lease_seconds: u64,
+}
+
+/// What can be asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Command {
+    /// A cell opens its stream: it wants its lease, or to renew the one that it holds.
+    Acquire(Acquire),
+    /// A cell leaves; nothing happens when it holds no lease.
+    Release {
+        /// Where it is.
+        underlay: Ipv4Addr,
+    },
+    /// An operator takes a lease away.
+    Evict {
+        /// A cell's name or its underlay address.
+        cell: String,
+    },
+    /// Access is allowed.
+    Allow(Policy),
+    /// Access is not allowed any more.
+    Remove(Policy),
+}
+
+/// A cell's request for a lease.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Acquire {
+    /// Its name.
+    pub cell: CellName,
+    /// Its address.
+    pub underlay: Ipv4Addr,
+    /// The block it holds, with containers that may be alive.
+    pub held: Option<Ipv4Net>,
+    /// Whether its lease was given by this very store, at a revision that this store still knows: then a lease that is
+    /// not here was taken away, and not lost.
+    pub from_this_store: bool,
+    /// A random number that picks the block.
+    pub pick: u64,
+}
+
+/// Why a command changes nothing.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// No lease.
+    #[error(transparent)]
+    Lease(#[from] LeaseRefusal),
+    /// All 65,535 tags are in use or in quarantine.
+    #[error(
+        "all 65535 tags are in use or were freed in the last 10 minutes: no policy may name another app now"
+    )]
+    TagsExhausted,
+    /// There is no such cell.
+    #[error("cell: no lease is held by {0:?}; expected a cell's name or underlay address, see `leases`")]
+    UnknownCell(String),
+}
+
+/// Why a cell gets no lease.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum LeaseRefusal {
+    /// Every block is leased, and no lease has expired.
+    #[error("all {blocks} blocks of {} are leased and none has expired; evict cells that are gone, or enlarge the overlay network", pool.network())]
+    PoolExhausted {
+        /// The pool.
+        pool: Pool,
+        /// How many blocks it has.
+        blocks: usize,
+    },
+    /// Another cell holds the block.
+    #[error("held lease {held} overlaps lease {other}")]
+    HeldByAnother {
+        /// What the cell holds.
+        held: Ipv4Net,
+        /// Who has it here.
+        other: Box<Lease>,
+    },
+    /// The store has another block for this address.
+    #[error("held lease {held} is not the one of this cell: here it is {known}")]
+    NotThisOne {
+        /// What the cell holds.
+        held: Ipv4Net,
+        /// What it should hold.
+        known: Ipv4Net,
+    },
+    /// The lease was evicted, released or reclaimed.
+    #[error(
+        "held lease {held} was taken away from this cell: it was evicted, or had expired and was given away"
+    )]
+    TakenAway {
+        /// What the cell holds.
+        held: Ipv4Net,
+    },
+    /// The block is none of this pool.
+    #[error("held lease {held} is not a block of /{} of {} after the first; was the overlay network changed?", pool.block_prefix(), pool.network())]
+    OutsidePool {
+        /// What the cell holds.
+        held: Ipv4Net,
+        /// The pool.
+        pool: Pool,
+    },
+    /// Another machine uses the name.
+    #[error("cell name {} is used by the cell at {}, which was alive {seconds_ago} s ago; expected a unique name (if that machine is gone: `evict {}`)", other.cell, other.underlay, other.underlay)]
+    NameInUse {
+        /// The lease of the other machine.
+        other: Box<Lease>,
+        /// When that was renewed.
+        seconds_ago: u64,
+    },
+}
+
+/// What the command changes in this state; nothing when all is so already.
+///
+/// # Errors
+/// When the command cannot be followed. The state stays as it is.
+pub fn decide(
+    state: &State,
+    rules: &Rules,
+    now: Timestamp,
+    command: &Command,
+) -> Result<Vec<Change>, Refusal> {
+    match command {
+        Command::Acquire(request) => Ok(acquire(state, rules, now, request)?),
+        Command::Release { underlay } => {
+            Ok(state.lease_at(*underlay).cloned().map(Change::LeaseRemoved).into_iter().collect())
+        }
+        Command::Evict { cell } => evict(state, cell),
+        Command::Allow(policy) => allow(state, now, policy),
+        Command::Remove(policy) => Ok(remove(state, now, policy)),
+    }
+}
+
+fn acquire(
+    state: &State,
+    rules: &Rules,
+    now: Timestamp,
+    request: &Acquire,
+) -> Result<Vec<Change>, LeaseRefusal> {
+    let mut changes = Vec::new();
+    let mut known = state.lease_at(request.underlay);
+    if let Some(other) = state.lease_of(&request.cell).filter(|other| other.underlay != request.underlay) {
+        let seconds_ago = other.renewed.seconds_until(now);
+        if seconds_ago < NAME_GRACE_SECONDS {
+            return Err(LeaseRefusal::NameInUse { other: Box::new(other.clone()), seconds_ago });
+        }
+        // The machine was recreated at another address: its lease moves with it, unless that address has one.
+        changes.push(Change::LeaseRemoved(other.clone()));
+        known = known.or(Some(other));
+    }
+    let block = match (known, request.held) {
+        (Some(known), Some(held)) if known.block != held => {
+            return Err(LeaseRefusal::NotThisOne { held, known: known.block });
+        }
+        (Some(known), held) if rules.pool.contains(known.block) => held.unwrap_or(known.block),
+        (Some(_), Some(held)) => return Err(LeaseRefusal::OutsidePool { held, pool: rules.pool }),
+        (None, Some(held)) => reclaim_held(state, rules, now, request, held, &mut changes)?,
+        (Some(_) | None, None) => free_block(state, rules, now, request.pick, &mut changes)?,
+    };
+    let lease = Lease { cell: request.cell.clone(), underlay: request.underlay, block, renewed: now };
+    Ok(put(state, lease, changes))
+}
+
+/// The lease after the changes before it, if it is not there already.
+fn put(state: &State, lease: Lease, mut changes: Vec<Change>) -> Vec<Change> {
+    match state.lease_at(lease.underlay) {
+        Some(same) if same.cell == lease.cell && same.block == lease.block => return changes,
+        Some(old) => changes.push(Change::LeaseRemoved(old.clone())),
+        None => {}
+    }
+    changes.push(Change::LeasePut(lease));
+    changes
+}
+
+/// A lease that this store does not know, as after the store was wiped: the cell keeps it if that hurts nobody.
+fn reclaim_held(
+    state: &State,
+    rules: &Rules,
+    now: Timestamp,
+    request: &Acquire,
+    held: Ipv4Net,
+    changes: &mut Vec<Change>,
+) -> Result<Ipv4Net, LeaseRefusal> {
+    if !rules.pool.contains(held) {
+        return Err(LeaseRefusal::OutsidePool { held, pool: rules.pool });
+    }
+    if request.from_this_store {
+        return Err(LeaseRefusal::TakenAway { held });
+    }
+    for other in state.leases_overlapping(held) {
+        if !other.is_expired(rules.lease_seconds, now) {
+            return Err(LeaseRefusal::HeldByAnother { held, other: Box::new(other.clone()) });
+        }
+        changes.push(Change::LeaseRemoved(other.clone()));
+    }
+    Ok(held)
+}
+
+/// A random free block, or else that of the lease which expired first.
+fn free_block(
+    state: &State,
+    rules: &Rules,
+    now: Timestamp,
+    pick: u64,
+    changes: &mut Vec<Change>,
+) -> Result<Ipv4Net, LeaseRefusal> {
+    let free: Vec<Ipv4Net> =
+        rules.pool.blocks().filter(|block| state.leases_overlapping(*block).next().is_none()).collect();
+    let index = pick.checked_rem(free.len() as u64).and_then(|index| usize::try_from(index).ok());
+    if let Some(block) = index.and_then(|index| free.get(index)) {
+        return Ok(*block);
+    }
+    let reclaimable = state
+        .leases()
+        .filter(|lease| lease.is_expired(rules.lease_seconds, now) && rules.pool.contains(lease.block));
+    let Some(oldest) = reclaimable.min_by_key(|lease| lease.renewed) else {
+        return Err(LeaseRefusal::PoolExhausted { pool: rules.pool, blocks: rules.pool.blocks().count() });
+    };
+    changes.push(Change::LeaseRemoved(oldest.clone()));
+    Ok(oldest.block)
+}
+
+fn evict(state: &State, cell: &str) -> Result<Vec<Change>, Refusal> {
+    let lease = match cell.parse() {
+        Ok(underlay) => state.lease_at(underlay),
+        Err(_) => state.leases().find(|lease| lease.cell.as_str() == cell),
+    };
+    let lease = lease.ok_or_else(|| Refusal::UnknownCell(cell.to_owned()))?;
+    Ok(vec![Change::LeaseRemoved(lease.clone())])
+}
+
+fn allow(state: &State, now: Timestamp, policy: &Policy) -> Result<Vec<Change>, Refusal> {
+    if state.policy(policy).is_some() {
+        return Ok(Vec::new());
+    }
+    let source_tag = state.tags.choose(&policy.source, state.tags.of(&policy.destination), now);
+    let source_tag = source_tag.ok_or(Refusal::TagsExhausted)?;
+    let destination_tag = if policy.source == policy.destination {
+        source_tag
+    } else {
+        state.tags.choose(&policy.destination, Some(source_tag), now).ok_or(Refusal::TagsExhausted)?
+    };
+    Ok(vec![Change::PolicyPut(TaggedPolicy { policy: policy.clone(), source_tag, destination_tag })])
+}
+
+fn remove(state: &State, now: Timestamp, policy: &Policy) -> Vec<Change> {
+    let Some(removed) = state.policy(policy) else { return Vec::new() };
+    let Policy { source, destination, .. } = policy;
+    let own_uses = if source == destination { 2 } else { 1 };
+    let freed = |app: &AppId, tag: Tag| {
+        (state.tags.uses(app) == own_uses)
+            .then(|| Change::TagFreed(TagFreed { tag, app: app.clone(), at: now }))
+    };
+    let source_freed = freed(source, removed.source_tag);
+    let destination_freed =
+        if source == destination { None } else { freed(destination, removed.destination_tag) };
+    [Some(Change::PolicyRemoved(removed)), source_freed, destination_freed].into_iter().flatten().collect()
+}

@@ -1,0 +1,117 @@
+//! Names that come from outside: apps and cells. A value of these types is legal by construction.
+
+use super::Invalid;
+use std::fmt;
+use std::sync::Arc;
+
+/// Cloud Foundry's GUIDs have 36 characters; longer names leave room for those who use others.
+const MAX_LENGTH: usize = 255;
+
+/// An app's GUID, or whatever the platform calls it: 1 to 255 characters of `A-Z a-z 0-9 _ . -`. Cheap to clone.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct AppId(Arc<str>);
+
+impl AppId {
+    /// Checks a name; `field` is what an error calls it.
+    ///
+    /// # Errors
+    /// When it is empty, too long or holds another character.
+    pub fn parse(field: &'static str, name: &str) -> Result<Self, Invalid> {
+        check(field, name, "_.-", "1 to 255 characters of A-Z a-z 0-9 _ . -").map(Self)
+    }
+
+    /// The name itself.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// A cell's name, unique in the foundation: 1 to 255 characters of `A-Z a-z 0-9 _ . - /`, so that BOSH's
+/// `diego-cell/GUID` is one. Cheap to clone.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct CellName(Arc<str>);
+
+impl CellName {
+    /// Checks a name; `field` is what an error calls it.
+    ///
+    /// # Errors
+    /// When it is empty, too long or holds another character.
+    pub fn parse(field: &'static str, name: &str) -> Result<Self, Invalid> {
+        check(field, name, "_.-/", "1 to 255 characters of A-Z a-z 0-9 _ . - /").map(Self)
+    }
+
+    /// The name itself.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+fn check(
+    field: &'static str,
+    name: &str,
+    punctuation: &str,
+    expected: &'static str,
+) -> Result<Arc<str>, Invalid> {
+    let legal = |c: char| c.is_ascii_alphanumeric() || punctuation.contains(c);
+    let problem = if name.is_empty() {
+        "is empty".to_owned()
+    } else if name.len() > MAX_LENGTH {
+        format!("is {} bytes long", name.len())
+    } else if let Some(wrong) = name.chars().find(|c| !legal(*c)) {
+        format!("{name:?} holds {wrong:?}")
+    } else {
+        return Ok(name.into());
+    };
+    Err(Invalid { field, problem, expected })
+}
+
+macro_rules! shown_as_text {
+    ($name:ident) => {
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.pad(&self.0)
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.fmt(f)
+            }
+        }
+    };
+}
+
+shown_as_text!(AppId);
+shown_as_text!(CellName);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_are_legal() {
+        for name in ["a", "5b3c0a2e-4c6f-4b52-9a43-0d9a4a1f0e77", "A_b.c-9", &"x".repeat(255)] {
+            assert_eq!(AppId::parse("source app", name).unwrap().as_str(), name);
+        }
+        assert_eq!(CellName::parse("cell", "diego-cell/0").unwrap().as_str(), "diego-cell/0");
+    }
+
+    #[test]
+    fn a_name_that_is_not_is_refused_with_its_field() {
+        let cases = [
+            ("", "source app: is empty; expected 1 to 255"),
+            ("a b", "source app: \"a b\" holds ' '; expected"),
+            ("a/b", "holds '/'"),
+            ("né", "holds 'é'"),
+            ("a\nb", "source app: \"a\\nb\" holds '\\n'"),
+        ];
+        for (name, message) in cases {
+            let error = AppId::parse("source app", name).unwrap_err().to_string();
+            assert!(error.contains(message), "{name:?}: {error}");
+        }
+        let long = AppId::parse("source app", &"x".repeat(256)).unwrap_err().to_string();
+        assert!(long.starts_with("source app: is 256 bytes long; expected 1 to 255"), "{long}");
+    }
+}

@@ -1,0 +1,123 @@
+//! Tags: an app's 16-bit identity on the wire, held from the first policy that names it to the last.
+//!
+//! A freed tag is quarantined, because a cell that is cut off from the controller goes on enforcing what it meant. Only
+//! the app that had it gets it back sooner.
+
+use super::{AppId, Timestamp};
+use std::collections::BTreeMap;
+use std::fmt;
+use std::num::NonZeroU16;
+
+/// How long a freed tag is given to no other app. Agents notice within seconds that the stream is cut and reconnect;
+/// ten minutes cover a controller that is restarted by hand.
+pub const QUARANTINE_SECONDS: u64 = 600;
+
+/// An app's identity in the packets: 1 to 65535.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Tag(NonZeroU16);
+
+impl Tag {
+    /// The tag of a number; nothing for 0, which is "no tag" on the wire.
+    #[must_use]
+    pub fn new(number: u16) -> Option<Self> {
+        NonZeroU16::new(number).map(Self)
+    }
+
+    /// Its number.
+    #[must_use]
+    pub fn get(self) -> u16 {
+        self.0.get()
+    }
+}
+
+impl fmt::Display for Tag {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl fmt::Debug for Tag {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// A tag that nobody has any more, since when, and who had it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TagFreed {
+    /// The tag.
+    pub tag: Tag,
+    /// Who had it.
+    pub app: AppId,
+    /// When it was freed.
+    pub at: Timestamp,
+}
+
+/// Which app has which tag.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Tags {
+    held: BTreeMap<AppId, Held>,
+    owners: BTreeMap<Tag, AppId>,
+    freed: BTreeMap<Tag, TagFreed>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Held {
+    tag: Tag,
+    /// How often policies name the app.
+    uses: usize,
+}
+
+impl Tags {
+    pub(super) fn of(&self, app: &AppId) -> Option<Tag> {
+        self.held.get(app).map(|held| held.tag)
+    }
+
+    pub(super) fn owner(&self, tag: Tag) -> Option<&AppId> {
+        self.owners.get(&tag)
+    }
+
+    /// How often policies name the app.
+    pub(super) fn uses(&self, app: &AppId) -> usize {
+        self.held.get(app).map_or(0, |held| held.uses)
+    }
+
+    /// The tag that the app has, or had, or else the lowest that nobody has; nothing when all are taken. `except` is
+    /// about to be another app's.
+    pub(super) fn choose(&self, app: &AppId, except: Option<Tag>, now: Timestamp) -> Option<Tag> {
+        let had = || self.freed.values().find(|freed| freed.app == *app).map(|freed| freed.tag);
+        let all = || (1..=u16::MAX).filter_map(Tag::new);
+        let lowest = || all().find(|tag| Some(*tag) != except && self.is_free(*tag, now));
+        self.of(app).or_else(|| had().filter(|tag| Some(*tag) != except)).or_else(lowest)
+    }
+
+    fn is_free(&self, tag: Tag, now: Timestamp) -> bool {
+        let quarantined =
+            self.freed.get(&tag).is_some_and(|freed| freed.at.seconds_until(now) < QUARANTINE_SECONDS);
+        !quarantined && !self.owners.contains_key(&tag)
+    }
+
+    pub(super) fn take(&mut self, app: &AppId, tag: Tag) {
+        self.freed.remove(&tag);
+        self.owners.insert(tag, app.clone());
+        self.held.entry(app.clone()).or_insert(Held { tag, uses: 0 }).uses += 1;
+    }
+
+    /// One policy less names the app. Its tag is nobody's after the last.
+    pub(super) fn release(&mut self, app: &AppId) {
+        let Some(held) = self.held.get_mut(app) else { return };
+        held.uses = held.uses.saturating_sub(1);
+        if held.uses == 0 {
+            self.owners.remove(&held.tag);
+            self.held.remove(app);
+        }
+    }
+
+    pub(super) fn quarantine(&mut self, freed: TagFreed) {
+        self.freed.insert(freed.tag, freed);
+    }
+
+    pub(super) fn quarantined(&self) -> impl Iterator<Item = &TagFreed> {
+        self.freed.values()
+    }
+}

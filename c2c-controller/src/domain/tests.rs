@@ -1,0 +1,374 @@
+//! Commands in sequence: the rules one by one, and what holds whatever the sequence is.
+
+use super::*;
+use ipnet::Ipv4Net;
+use proptest::prelude::*;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
+
+const LEASE_SECONDS: u64 = 1000;
+
+/// Three blocks may be leased: 10.255.{1,2,3}.0/24.
+fn rules() -> Rules {
+    Rules { pool: Pool::new("10.255.0.0/22".parse().unwrap(), 24).unwrap(), lease_seconds: LEASE_SECONDS }
+}
+
+fn cell(n: u8) -> CellName {
+    CellName::parse("cell", &format!("cell-{n}")).unwrap()
+}
+
+fn underlay(n: u8) -> Ipv4Addr {
+    Ipv4Addr::new(192, 0, 2, n)
+}
+
+fn block(n: u8) -> Ipv4Net {
+    Ipv4Net::new(Ipv4Addr::new(10, 255, n, 0), 24).unwrap()
+}
+
+/// Cell `n` at address `n` asks for a lease and holds none.
+fn fresh(n: u8) -> Acquire {
+    Acquire { cell: cell(n), underlay: underlay(n), held: None, from_this_store: false, pick: 0 }
+}
+
+fn holding(n: u8, held: Ipv4Net) -> Acquire {
+    Acquire { held: Some(held), ..fresh(n) }
+}
+
+fn policy(source: &str, destination: &str, ports: &str) -> Policy {
+    Policy::parse(source, destination, "tcp", ports).unwrap()
+}
+
+#[derive(Default)]
+struct World {
+    state: State,
+}
+
+impl World {
+    fn run(&mut self, now: u64, command: Command) -> Result<Vec<Change>, Refusal> {
+        let changes = decide(&self.state, &rules(), Timestamp(now), &command)?;
+        if !changes.is_empty() {
+            let revision = self.state.revision().next();
+            self.state.apply(&Commit { revision, changes: changes.clone() });
+        }
+        Ok(changes)
+    }
+
+    /// The block that the cell holds after it asked.
+    fn acquire(&mut self, now: u64, request: Acquire) -> Result<Ipv4Net, LeaseRefusal> {
+        let underlay = request.underlay;
+        match self.run(now, Command::Acquire(request)) {
+            Ok(_) => {
+                self.state.renew(underlay, Timestamp(now));
+                Ok(self.state.lease_at(underlay).unwrap().block)
+            }
+            Err(Refusal::Lease(refusal)) => Err(refusal),
+            Err(other) => panic!("{other}"),
+        }
+    }
+
+    fn allow(&mut self, now: u64, allowed: &Policy) -> (u16, u16) {
+        self.run(now, Command::Allow(allowed.clone())).unwrap();
+        let tagged = self.state.policy(allowed).unwrap();
+        (tagged.source_tag.get(), tagged.destination_tag.get())
+    }
+}
+
+#[test]
+fn the_argument_picks_a_free_block_and_the_first_is_reserved() {
+    let picked =
+        [0, 1, 2, 3, u64::MAX].map(|pick| World::default().acquire(0, Acquire { pick, ..fresh(1) }).unwrap());
+    assert_eq!(picked, [block(1), block(2), block(3), block(1), block(1)]);
+}
+
+#[test]
+fn the_same_address_gets_its_lease_back_and_nothing_changes() {
+    let mut world = World::default();
+    let first = world.acquire(0, fresh(1)).unwrap();
+    let revision = world.state.revision();
+    assert_eq!(world.acquire(5, Acquire { pick: 2, ..fresh(1) }), Ok(first));
+    assert_eq!(world.acquire(5, holding(1, first)), Ok(first));
+    assert_eq!(world.acquire(5 * LEASE_SECONDS, fresh(1)), Ok(first), "expired, and still nobody else's");
+    assert_eq!(world.state.revision(), revision);
+}
+
+#[test]
+fn a_full_pool_reclaims_the_lease_that_expired_first_or_refuses() {
+    let mut world = World::default();
+    for n in 1..=3 {
+        world.acquire(u64::from(n), fresh(n)).unwrap();
+    }
+    let refused = world.acquire(LEASE_SECONDS, fresh(4)).unwrap_err();
+    assert_eq!(refused, LeaseRefusal::PoolExhausted { pool: rules().pool, blocks: 3 });
+    // Cells 1 and 2 have expired, cell 1 first.
+    assert_eq!(world.acquire(LEASE_SECONDS + 2, fresh(4)), Ok(block(1)));
+    assert_eq!(world.state.lease_at(underlay(1)), None);
+    assert!(world.state.lease_at(underlay(2)).is_some());
+}
+
+#[test]
+fn a_wiped_store_takes_leases_back_from_the_cells_that_hold_them() {
+    let mut world = World::default();
+    assert_eq!(world.acquire(0, holding(1, block(3))), Ok(block(3)));
+    assert_eq!(
+        world.acquire(0, Acquire { pick: 2, ..fresh(2) }),
+        Ok(block(1)),
+        "what was taken back is not free"
+    );
+}
+
+#[test]
+fn a_lease_that_contradicts_the_store_is_refused_and_nothing_changes() {
+    let mut world = World::default();
+    world.acquire(0, fresh(1)).unwrap();
+    let before = world.state.clone();
+    let pool = rules().pool;
+    let taken = world.state.lease_at(underlay(1)).cloned().unwrap();
+    let outside: Ipv4Net = "10.9.1.0/24".parse().unwrap();
+    let half: Ipv4Net = "10.255.2.0/25".parse().unwrap();
+    let cases = [
+        (holding(2, block(1)), LeaseRefusal::HeldByAnother { held: block(1), other: Box::new(taken) }),
+        (holding(1, block(2)), LeaseRefusal::NotThisOne { held: block(2), known: block(1) }),
+        (holding(2, outside), LeaseRefusal::OutsidePool { held: outside, pool }),
+        (holding(2, half), LeaseRefusal::OutsidePool { held: half, pool }),
+        (holding(2, block(0)), LeaseRefusal::OutsidePool { held: block(0), pool }),
+        (
+            Acquire { from_this_store: true, ..holding(2, block(2)) },
+            LeaseRefusal::TakenAway { held: block(2) },
+        ),
+    ];
+    for (request, refusal) in cases {
+        assert_eq!(world.acquire(1, request), Err(refusal));
+    }
+    assert_eq!(world.state, before);
+}
+
+#[test]
+fn an_expired_lease_yields_to_the_cell_that_holds_its_block() {
+    let mut world = World::default();
+    world.acquire(0, fresh(1)).unwrap();
+    assert_eq!(world.acquire(LEASE_SECONDS, holding(2, block(1))), Ok(block(1)));
+    assert_eq!(world.state.lease_at(underlay(1)), None);
+}
+
+#[test]
+fn a_name_in_use_at_another_address_is_refused_until_that_machine_is_gone() {
+    let mut world = World::default();
+    let first = world.acquire(0, fresh(1)).unwrap();
+    let elsewhere = || Acquire { underlay: underlay(9), ..fresh(1) };
+    let refused = world.acquire(30, elsewhere()).unwrap_err().to_string();
+    let expected = "cell name cell-1 is used by the cell at 192.0.2.1, which was alive 30 s ago";
+    assert!(refused.starts_with(expected), "{refused}");
+    assert_eq!(world.acquire(600, elsewhere()), Ok(first), "the lease moves with the cell");
+    assert_eq!(world.state.lease_at(underlay(1)), None);
+}
+
+#[test]
+fn a_machine_that_was_given_another_name_keeps_its_lease() {
+    let mut world = World::default();
+    let first = world.acquire(0, fresh(1)).unwrap();
+    assert_eq!(world.acquire(1, Acquire { cell: cell(7), ..fresh(1) }), Ok(first));
+    assert_eq!(world.state.lease_of(&cell(1)), None);
+    assert_eq!(world.state.lease_of(&cell(7)).unwrap().underlay, underlay(1));
+}
+
+#[test]
+fn after_the_network_changed_a_cell_without_containers_gets_a_new_lease() {
+    let mut world = World::default();
+    let old = Lease {
+        cell: cell(1),
+        underlay: underlay(1),
+        block: "10.1.0.0/24".parse().unwrap(),
+        renewed: Timestamp(0),
+    };
+    world.state = State::restore(Revision::ZERO, [old.clone()], [], []).unwrap();
+    let refused = world.acquire(1, holding(1, old.block)).unwrap_err();
+    assert_eq!(refused, LeaseRefusal::OutsidePool { held: old.block, pool: rules().pool });
+    assert_eq!(world.acquire(1, fresh(1)), Ok(block(1)));
+    assert_eq!(world.state.leases().count(), 1);
+}
+
+#[test]
+fn evict_knows_names_and_addresses_and_release_is_idempotent() {
+    let mut world = World::default();
+    world.acquire(0, fresh(1)).unwrap();
+    world.acquire(0, fresh(2)).unwrap();
+    let evict = |cell: &str| Command::Evict { cell: cell.to_owned() };
+    assert_eq!(world.run(1, evict("cell-1")).unwrap().len(), 1);
+    assert_eq!(world.run(1, evict("192.0.2.2")).unwrap().len(), 1);
+    let unknown = Err(Refusal::UnknownCell("cell-1".to_owned()));
+    assert_eq!(world.run(1, evict("cell-1")), unknown);
+    assert_eq!(world.run(1, Command::Release { underlay: underlay(1) }), Ok(Vec::new()));
+}
+
+#[test]
+fn a_tag_lives_from_the_first_policy_that_names_its_app_to_the_last() {
+    let mut world = World::default();
+    let [ab, ac, bb] = [policy("a", "b", "1"), policy("a", "c", "1"), policy("b", "b", "1")];
+    assert_eq!(world.allow(0, &ab), (1, 2));
+    assert_eq!(world.allow(0, &ac), (1, 3));
+    assert_eq!(world.allow(0, &bb), (2, 2));
+    let revision = world.state.revision();
+    assert_eq!(world.allow(0, &ab), (1, 2), "allowed already");
+    assert_eq!(world.state.revision(), revision);
+    let freed = |changes: Vec<Change>| {
+        let freed = |change| if let Change::TagFreed(freed) = change { Some(freed.tag.get()) } else { None };
+        changes.into_iter().filter_map(freed).collect::<Vec<_>>()
+    };
+    assert!(freed(world.run(0, Command::Remove(ab.clone())).unwrap()).is_empty());
+    assert_eq!(freed(world.run(0, Command::Remove(bb)).unwrap()), [2]);
+    assert_eq!(freed(world.run(0, Command::Remove(ac)).unwrap()), [1, 3]);
+    assert_eq!(world.run(0, Command::Remove(ab)), Ok(Vec::new()), "removed already");
+}
+
+#[test]
+fn a_freed_tag_is_quarantined_for_all_but_its_app() {
+    let mut world = World::default();
+    let [ab, cd] = [policy("a", "b", "1"), policy("c", "d", "1")];
+    world.allow(0, &ab);
+    world.run(100, Command::Remove(ab.clone())).unwrap();
+    assert_eq!(world.allow(100 + QUARANTINE_SECONDS - 1, &cd), (3, 4));
+    world.run(800, Command::Remove(cd)).unwrap();
+    assert_eq!(world.allow(100 + QUARANTINE_SECONDS, &policy("e", "f", "1")), (1, 2), "lowest free first");
+    let mut world = World::default();
+    world.allow(0, &ab);
+    world.run(100, Command::Remove(ab)).unwrap();
+    assert_eq!(world.allow(101, &policy("b", "x", "1")), (2, 1 + 2), "its own app gets it back");
+}
+
+#[test]
+fn all_tags_can_be_used_and_then_no_more() {
+    let mut world = World::default();
+    let hub = "hub";
+    for n in 2..=u16::MAX {
+        let spoke = policy(hub, &format!("app-{n}"), "1");
+        let changes = vec![Change::PolicyPut(TaggedPolicy {
+            policy: spoke,
+            source_tag: Tag::new(1).unwrap(),
+            destination_tag: Tag::new(n).unwrap(),
+        })];
+        world.state.apply(&Commit { revision: world.state.revision().next(), changes });
+    }
+    let one_more = Command::Allow(policy(hub, "one-more", "1"));
+    assert_eq!(world.run(0, one_more.clone()), Err(Refusal::TagsExhausted));
+    world.run(0, Command::Remove(policy(hub, "app-77", "1"))).unwrap();
+    assert_eq!(world.run(1, one_more.clone()), Err(Refusal::TagsExhausted), "quarantined");
+    world.run(QUARANTINE_SECONDS, one_more).unwrap();
+    assert_eq!(world.state.policy(&policy(hub, "one-more", "1")).unwrap().destination_tag.get(), 77);
+}
+
+#[test]
+fn a_stored_state_that_cannot_be_is_refused() {
+    let lease = |n: u8, block: &str| Lease {
+        cell: cell(n),
+        underlay: underlay(n),
+        block: block.parse().unwrap(),
+        renewed: Timestamp(0),
+    };
+    let tagged = |source: &str, destination: &str, tags: [u16; 2]| {
+        let [source_tag, destination_tag] = tags.map(|tag| Tag::new(tag).unwrap());
+        TaggedPolicy { policy: policy(source, destination, "1"), source_tag, destination_tag }
+    };
+    let leases = |leases: &[Lease]| State::restore(Revision::ZERO, leases.to_vec(), [], []).is_err();
+    assert!(leases(&[lease(1, "10.255.1.0/24"), lease(2, "10.255.1.0/25")]));
+    assert!(leases(&[lease(1, "10.255.1.128/25"), lease(2, "10.255.1.0/24")]));
+    assert!(leases(&[lease(1, "10.255.1.0/24"), lease(1, "10.255.2.0/24")]));
+    assert!(!leases(&[lease(1, "10.255.1.0/24"), lease(2, "10.255.2.0/24")]));
+    let policies =
+        |policies: &[TaggedPolicy]| State::restore(Revision::ZERO, [], policies.to_vec(), []).is_err();
+    assert!(policies(&[tagged("a", "b", [1, 1])]));
+    assert!(policies(&[tagged("a", "a", [1, 2])]));
+    assert!(policies(&[tagged("a", "b", [1, 2]), tagged("a", "c", [3, 4])]));
+    assert!(policies(&[tagged("a", "b", [1, 2]), tagged("c", "d", [3, 2])]));
+    assert!(!policies(&[tagged("a", "b", [1, 2]), tagged("c", "b", [3, 2])]));
+}
+
+/// A step of a random history: seconds that pass, and what is asked then.
+fn steps() -> impl Strategy<Value = Vec<(u64, Command)>> {
+    let acquire = (0..5_u8, 0..5_u8, proptest::option::of(0..5_u8), any::<bool>(), any::<u64>());
+    let acquire = acquire.prop_map(|(name, address, held, from_this_store, pick)| {
+        let (cell, underlay, held) = (cell(name), underlay(address), held.map(block));
+        Command::Acquire(Acquire { cell, underlay, held, from_this_store, pick })
+    });
+    let app = || prop::sample::select(vec!["a", "b", "c", "d"]);
+    let policies = (app(), app(), 1..3_u16).prop_map(|(a, b, port)| policy(a, b, &port.to_string()));
+    let command = prop_oneof![
+        4 => acquire,
+        1 => (0..5_u8).prop_map(|n| Command::Release { underlay: underlay(n) }),
+        1 => (0..5_u8).prop_map(|n| Command::Evict { cell: cell(n).to_string() }),
+        4 => policies.clone().prop_map(Command::Allow),
+        4 => policies.prop_map(Command::Remove),
+    ];
+    let pause = prop_oneof![Just(0), 0..700_u64, Just(LEASE_SECONDS)];
+    prop::collection::vec((pause, command), 0..60)
+}
+
+proptest! {
+    #[test]
+    fn two_cells_never_hold_overlapping_leases_and_tags_are_unique(steps in steps()) {
+        let mut world = World::default();
+        let mut now = 0;
+        let mut freed_at: BTreeMap<Tag, (AppId, u64)> = BTreeMap::new();
+        for (pause, command) in steps {
+            now += pause;
+            let before = world.state.clone();
+            let result = world.run(now, command);
+            match &result {
+                Ok(changes) if !changes.is_empty() => prop_assert!(world.state.revision() > before.revision()),
+                Ok(_) | Err(_) => prop_assert_eq!(&world.state, &before),
+            }
+            check_leases(&world.state)?;
+            check_tags(&world.state, &mut freed_at, now, &result.unwrap_or_default())?;
+            let rebuilt = State::restore(
+                world.state.revision(),
+                world.state.leases().cloned(),
+                world.state.policies(),
+                world.state.freed_tags().cloned(),
+            );
+            prop_assert_eq!(rebuilt.as_ref(), Ok(&world.state), "a state can be stored and restored");
+        }
+    }
+}
+
+fn check_leases(state: &State) -> Result<(), TestCaseError> {
+    let leases: Vec<&Lease> = state.leases().collect();
+    for (i, a) in leases.iter().enumerate() {
+        prop_assert!(rules().pool.contains(a.block));
+        for b in &leases[i + 1..] {
+            prop_assert!(!a.block.contains(&b.block) && !b.block.contains(&a.block), "{} and {}", a, b);
+            prop_assert!(a.cell != b.cell && a.underlay != b.underlay);
+        }
+    }
+    Ok(())
+}
+
+/// One app, one tag and the other way round; and no tag goes to another app before its quarantine is over.
+fn check_tags(
+    state: &State,
+    freed_at: &mut BTreeMap<Tag, (AppId, u64)>,
+    now: u64,
+    changes: &[Change],
+) -> Result<(), TestCaseError> {
+    let pairs = |tagged: TaggedPolicy| {
+        [(tagged.policy.source, tagged.source_tag), (tagged.policy.destination, tagged.destination_tag)]
+    };
+    let held: BTreeSet<(AppId, Tag)> = state.policies().flat_map(pairs).collect();
+    let (apps, tags): (BTreeSet<_>, BTreeSet<_>) = held.iter().cloned().unzip();
+    prop_assert_eq!((apps.len(), tags.len()), (held.len(), held.len()));
+    for (app, tag) in &held {
+        if let Some((owner, at)) = freed_at.remove(tag) {
+            prop_assert!(
+                owner == *app || now - at >= QUARANTINE_SECONDS,
+                "tag {} given to {} too early",
+                tag,
+                app
+            );
+        }
+    }
+    for change in changes {
+        if let Change::TagFreed(freed) = change {
+            prop_assert!(!tags.contains(&freed.tag));
+            freed_at.insert(freed.tag, (freed.app.clone(), now));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,149 @@
+//! Where the state is kept. [`Store`] is what every implementation promises; `conformance` is the suite that holds each
+//! of them to it. Nothing here decides anything, and no implementation is known outside this folder but by its name.
+
+#[cfg(test)]
+mod conformance;
+mod memory;
+mod record;
+mod sled;
+
+pub use self::sled::SledStore;
+pub use memory::MemoryStore;
+
+use crate::domain::{Commit, Inconsistent, Revision, State, Timestamp};
+use std::fmt;
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// How many commits are kept for agents that resume. At one change a second it is most of three hours of absence; an
+/// agent that was away longer takes a snapshot.
+pub const LOG_LENGTH: u64 = 10_000;
+
+/// Names one store for ever: revisions of another store mean nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoreId(Arc<str>);
+
+impl StoreId {
+    /// Made once, with the store.
+    fn random() -> Self {
+        Self(format!("{:032x}", rand::random::<u128>()).into())
+    }
+
+    /// As it is stored and sent.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<&str> for StoreId {
+    fn from(text: &str) -> Self {
+        Self(text.into())
+    }
+}
+
+impl fmt::Display for StoreId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// What came after a revision.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Since {
+    /// Every commit after it, in order, each once.
+    Commits(Vec<Arc<Commit>>),
+    /// The store does not know any more, or not yet: take a snapshot.
+    Compacted,
+}
+
+/// Keeps the state. Calls block: microseconds to read, and what the disk takes to write.
+pub trait Store: fmt::Debug + Send + Sync {
+    /// The store's identity, the same as long as it exists.
+    fn id(&self) -> StoreId;
+
+    /// Everything, at one revision.
+    ///
+    /// # Errors
+    /// When what is stored cannot be read or makes no state.
+    fn snapshot(&self) -> Result<State, StoreError>;
+
+    /// Writes a commit, all of it or nothing. When this returns `Ok` the commit survives whatever happens to the process.
+    ///
+    /// # Errors
+    /// [`StoreError::Conflict`] when the commit does not follow the stored revision, and nothing was written. After any
+    /// other error it is not known whether the commit will be there after a restart.
+    fn commit(&self, commit: &Commit) -> Result<(), StoreError>;
+
+    /// Notes that the lease at this address was renewed; nothing when there is none. Makes no revision, and the last
+    /// seconds of it may be lost with the process: the next heartbeat says it again.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    fn renew(&self, underlay: Ipv4Addr, now: Timestamp) -> Result<(), StoreError>;
+
+    /// What came after a revision.
+    ///
+    /// # Errors
+    /// When what is stored cannot be read.
+    fn changes_since(&self, revision: Revision) -> Result<Since, StoreError>;
+}
+
+/// Why the store cannot do it.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// Somebody else wrote first.
+    #[error("revision {wanted} does not follow the stored revision {stored}")]
+    Conflict {
+        /// The commit's revision.
+        wanted: Revision,
+        /// The store's.
+        stored: Revision,
+    },
+    /// Another process has it.
+    #[error("the store {} is in use by another process; one controller at a time may have it", path.display())]
+    InUse {
+        /// Where it is.
+        path: PathBuf,
+    },
+    /// It cannot be opened, read or written.
+    #[error("the store {} cannot be {tried}", path.display())]
+    Failed {
+        /// What was tried: "opened", "read" or "written".
+        tried: &'static str,
+        /// Where it is.
+        path: PathBuf,
+        /// What the database or the system says.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// What is stored is not what was written.
+    #[error("the store {} is damaged: {problem}; restore a backup, or move it away to start with an empty one (cells bring their leases back, policies have to be allowed again)", path.display())]
+    Damaged {
+        /// Where it is.
+        path: PathBuf,
+        /// What was found.
+        problem: String,
+    },
+    /// Written by another version of the controller.
+    #[error("the store {} has schema version {found}; this controller reads version {expected}", path.display())]
+    Schema {
+        /// Where it is.
+        path: PathBuf,
+        /// The stored version.
+        found: u32,
+        /// Ours.
+        expected: u32,
+    },
+}
+
+impl StoreError {
+    fn inconsistent(path: PathBuf, error: &Inconsistent) -> Self {
+        Self::Damaged { path, problem: error.to_string() }
+    }
+}
+
+/// The oldest revision after which a store at `current` still has every commit.
+fn log_start(current: Revision) -> Revision {
+    Revision::new(current.get().saturating_sub(LOG_LENGTH))
+}

@@ -1,0 +1,8 @@
+//! The controller from outside: its own binary, real certificates, real connections, on this machine's loopback.
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+
+mod agents;
+mod durability;
+mod harness;
+mod operators;
+mod tls;
