@@ -1,0 +1,178 @@
+//! Opening the rooms, in order, with what an earlier run left.
+
+use super::tasks::log_report;
+use crate::config::Config;
+use crate::datapath::{self, Datapath};
+use crate::endpoint::{self, Manager};
+use crate::fabric::{Fabric, Report, report_chain};
+use crate::host;
+use crate::lease::{Lease, Tenure};
+use crate::policy::compile;
+use crate::policy::saved::{Saved, SavedError};
+use crate::policy::world::World;
+use nix::fcntl::{Flock, FlockArg};
+use std::fs::{DirBuilder, File};
+use std::io;
+use std::net::Ipv4Addr;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// The kernel's VXLAN device that merges tunnelled packets.
+pub(super) const VXLAN_DEVICE: &str = "c2c-vxlan";
+/// IANA's port for VXLAN, until the controller says another.
+const VXLAN_PORT: u16 = 4789;
+/// Outer Ethernet, IPv4, UDP and VXLAN headers, in bytes (RFC 7348, section 5).
+const ENCAPSULATION: u32 = 50;
+
+/// Why the agent cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The state directory cannot be used.
+    #[error("cannot use the state directory {}", path.display())]
+    StateDir {
+        /// Which directory.
+        path: PathBuf,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// Another agent works on the same state.
+    #[error("another c2c-agent uses the state directory {}: stop it first", path.display())]
+    Busy {
+        /// Which directory.
+        path: PathBuf,
+    },
+    /// The underlay device is not there, or has no address.
+    #[error("cannot use underlay_interface = {name:?}")]
+    Underlay {
+        /// Its name.
+        name: String,
+        /// The kernel's reason.
+        source: host::Error,
+    },
+    /// The VXLAN device cannot be made.
+    #[error("cannot make the device {VXLAN_DEVICE}")]
+    Vxlan(#[source] host::Error),
+    /// Programs or maps cannot be opened.
+    #[error("cannot open the datapath")]
+    Datapath(#[from] datapath::Error),
+    /// The records of the containers cannot be read.
+    #[error("cannot read the records of the containers")]
+    Records(#[from] endpoint::Error),
+    /// A thread of the agent was lost.
+    #[error("a thread that opened the datapath was lost")]
+    Thread(#[from] tokio::task::JoinError),
+}
+
+/// The rooms, open.
+#[derive(Debug)]
+pub(super) struct Cell {
+    /// Held as long as the agent runs: one agent per state directory.
+    pub(super) _lock: Lock,
+    /// The cell as its host shows it.
+    pub(super) facts: compile::Cell,
+    /// What is enforced.
+    pub(super) fabric: Arc<Fabric>,
+    /// The containers.
+    pub(super) manager: Arc<Manager>,
+    /// What is remembered.
+    pub(super) saved: Saved,
+    /// The lease that was remembered.
+    pub(super) tenure: Option<Tenure>,
+}
+
+/// One agent, or one uninstall, per state directory.
+#[derive(Debug)]
+pub(super) struct Lock {
+    _file: Flock<File>,
+}
+
+impl Lock {
+    /// Makes the directory when it is missing.
+    ///
+    /// # Errors
+    /// When it cannot be used, or somebody holds it.
+    pub(super) fn take(dir: &Path) -> Result<Self, OpenError> {
+        let failed = |source| OpenError::StateDir { path: dir.into(), source };
+        DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(failed)?;
+        let file = File::create(dir.join("lock")).map_err(failed)?;
+        let busy = |_| OpenError::Busy { path: dir.into() };
+        Ok(Self { _file: Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(busy)? })
+    }
+}
+
+/// Opens the rooms and brings back what an earlier run left: after this the cell enforces what it knows.
+pub(super) async fn open(config: &Config, lock: Lock) -> Result<Cell, OpenError> {
+    let saved = Saved::new(&config.state_dir);
+    let (settings, address) = (config.datapath.clone(), config.underlay_address);
+    let (tenure, world) = (remembered(saved.lease()), remembered(saved.world()));
+    let port = tenure.as_ref().map(|lease| lease.grant.udp_port);
+    let opening = tokio::task::spawn_blocking(move || {
+        let facts = look(&settings.underlay, address, port)?;
+        Ok::<_, OpenError>((facts, Datapath::open(&settings)?))
+    });
+    let (facts, datapath) = opening.await??;
+    let tenure = tenure.map(|lease| Tenure { grant: lease.grant, renewed: lease.renewed });
+    let tenure = tenure.map(|tenure| moved(tenure, facts.underlay));
+    let lease = tenure.as_ref().map(|tenure| tenure.grant.clone());
+    tracing::info!(adopted = datapath.adopted(), lease = lease.is_some(), "the datapath is open");
+    let fabric = Arc::new(Fabric::new(datapath, facts, world.unwrap_or_else(World::default), lease));
+    let manager = Arc::new(Manager::open(&config.state_dir, Arc::clone(&fabric))?);
+    let cell = Cell { _lock: lock, facts, fabric, manager, saved, tenure };
+    cell.recover(&config.pending_dir).await?;
+    Ok(cell)
+}
+
+/// Looks at the host: the underlay device, and the VXLAN device, which is made when it is missing.
+pub(super) fn look(
+    underlay: &str,
+    address: Option<Ipv4Addr>,
+    port: Option<u16>,
+) -> Result<compile::Cell, OpenError> {
+    let failed = |source| OpenError::Underlay { name: underlay.to_owned(), source };
+    let device = host::underlay(underlay).map_err(failed)?;
+    let vxlan =
+        host::ensure_vxlan_device(VXLAN_DEVICE, port.unwrap_or(VXLAN_PORT)).map_err(OpenError::Vxlan)?;
+    Ok(compile::Cell {
+        underlay: address.unwrap_or(device.address),
+        underlay_ifindex: device.ifindex,
+        vxlan_ifindex: vxlan,
+        mtu: device.mtu.saturating_sub(ENCAPSULATION),
+    })
+}
+
+impl Cell {
+    async fn recover(&self, pending: &Path) -> Result<(), OpenError> {
+        let mut report = report_of(self.manager.recover().await);
+        report.merge(report_of(self.manager.do_pending(pending).await));
+        let (fabric, facts) = (Arc::clone(&self.fabric), self.facts);
+        report.merge(tokio::task::spawn_blocking(move || fabric.reconcile(facts)).await?);
+        log_report(&report);
+        tracing::info!(containers = self.fabric.live_containers(), "what an earlier run left is enforced");
+        Ok(())
+    }
+}
+
+/// What a pass of the endpoints did, in the fabric's terms.
+pub(super) fn report_of(report: endpoint::Report) -> Report {
+    Report { repaired: report.done, failed: report.failed }
+}
+
+/// What is damaged or unreadable counts as not remembered, and is said.
+fn remembered<T>(read: Result<Option<T>, SavedError>) -> Option<T> {
+    read.unwrap_or_else(|error| {
+        tracing::error!("{}", report_chain(&error));
+        None
+    })
+}
+
+/// The cell's address on the underlay is another than when the lease was granted: the controller decides whether the
+/// cell may keep it.
+fn moved(mut tenure: Tenure, underlay: Ipv4Addr) -> Tenure {
+    let lease: &mut Lease = &mut tenure.grant.lease;
+    if lease.underlay != underlay {
+        tracing::warn!(was = %lease.underlay, is = %underlay, "the cell's underlay address has changed");
+        lease.underlay = underlay;
+    }
+    tenure
+}

@@ -1,0 +1,289 @@
+//! Attaching programs so that they stay when the agent goes: TCX and XDP links pinned by name, or, before Linux 6.6,
+//! clsact filters, which stay by themselves and are recognised by their priority and handle.
+//!
+//! A pin's name tells its place: `underlay`, `vxlan`, `shield-native` or `shield-generic`, and `<device>-in`, `<device>-out` for an endpoint. For a
+//! clsact filter a directory of the same name on the bpffs stands for the pin.
+
+use std::path::{Path, PathBuf};
+use std::{fs, io, mem};
+
+use aya::Ebpf;
+use aya::programs::links::{FdLink, LinkError, PinnedLink};
+use aya::programs::tc::{
+    NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle, qdisc_add_clsact, qdisc_detach_program,
+};
+use aya::programs::xdp::XdpLink;
+use aya::programs::{LinkOrder, ProgramError, SchedClassifier, TcAttachType, XdpMode};
+use aya::sys::SyscallError;
+use aya::util::KernelVersion;
+use nix::net::if_::if_indextoname;
+
+use super::{Attach, Error, Settings, Shield, load};
+
+/// First among clsact filters: what comes before us could accept what we would refuse.
+const PRIORITY: u16 = 1;
+/// Recognises our filter on a device. The minor part spells c2c.
+const HANDLE: u16 = 0xc2c;
+/// TCX came with Linux 6.6 (commit e420bed02507, "bpf: Add fd-based tcx multi-prog infra with link support").
+const FIRST_WITH_TCX: KernelVersion = KernelVersion::new(6, 6, 0);
+
+/// Where a program goes.
+pub(super) struct Place<'a> {
+    pub(super) program: &'a str,
+    pub(super) pin: &'a str,
+    pub(super) ifindex: u32,
+    pub(super) hook: TcAttachType,
+}
+
+/// The pinned links.
+#[derive(Debug)]
+pub(super) struct Links {
+    directory: PathBuf,
+    tcx: bool,
+}
+
+impl Links {
+    pub(super) fn open(settings: &Settings) -> Result<Self, Error> {
+        let tcx = match settings.attach {
+            Attach::Auto => KernelVersion::current().is_ok_and(|now| now >= FIRST_WITH_TCX),
+            Attach::Tcx => true,
+            Attach::Clsact => false,
+        };
+        Ok(Self { directory: load::links_dir(settings), tcx })
+    }
+
+    /// Names of all pins.
+    pub(super) fn pins(&self) -> Vec<String> {
+        let entries = fs::read_dir(&self.directory).into_iter().flatten().flatten();
+        entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
+    }
+
+    /// Attaches a program, or swaps it in where one of ours is attached. A pin whose device is gone is made anew.
+    pub(super) fn attach(&self, programs: &mut Ebpf, place: &Place<'_>) -> Result<(), Error> {
+        let program = load::classifier(programs, place.program)?;
+        if self.tcx { self.attach_tcx(program, place) } else { self.attach_clsact(program, place) }
+    }
+
+    fn attach_tcx(&self, program: &mut SchedClassifier, place: &Place<'_>) -> Result<(), Error> {
+        let path = self.path(place.pin);
+        if self.swap_tcx(program, place.program, place.pin)? == Swap::Done {
+            return Ok(());
+        }
+        load::remove_pin(&path)?;
+        let options = TcAttachOptions::TcxOrder(LinkOrder::first());
+        let failed = |source| Error::program(place.program, place.pin, source);
+        let id = program.attach_with_options(&device(place.ifindex)?, place.hook, options).map_err(failed)?;
+        let link = program.take_link(id).map_err(failed)?.try_into();
+        pin(link.map_err(|source| Error::link(place.pin, source))?, &path)
+    }
+
+    /// Puts the program under a pinned link, atomically (`BPF_LINK_UPDATE`): no packet passes without one.
+    fn swap_tcx(&self, program: &mut SchedClassifier, name: &str, pin: &str) -> Result<Swap, Error> {
+        let failed = |source: ProgramError| Error::program(name, pin, source);
+        let Some(old) = self.open_pin(pin)? else { return Ok(Swap::NotThere) };
+        let link: SchedClassifierLink = old.try_into().map_err(|source| Error::link(pin, source))?;
+        match program.attach_to_link(link) {
+            Ok(id) => {
+                // The pin keeps the link; what aya holds of it is only a descriptor.
+                program.take_link(id).map(drop).map_err(failed)?;
+                Ok(Swap::Done)
+            }
+            // The device behind the link is gone (ENOLINK, docs of bpf_link_update for tcx).
+            Err(error) if is_program_error(&error, nix::libc::ENOLINK) => Ok(Swap::NotThere),
+            Err(error) => Err(failed(error)),
+        }
+    }
+
+    fn attach_clsact(&self, program: &mut SchedClassifier, place: &Place<'_>) -> Result<(), Error> {
+        let name = device(place.ifindex)?;
+        let failed = |source| Error::program(place.program, place.pin, source);
+        if self.swap_clsact(program, &name, place).is_ok() {
+            return self.mark(place.pin, &name);
+        }
+        // "Exists" is what is wanted; any other failure shows when the filter is attached.
+        let _ = qdisc_add_clsact(&name);
+        let handle = TcHandle::new(0, HANDLE);
+        let options = NlOptions { priority: PRIORITY, handle, classid: None };
+        let id = program
+            .attach_with_options(&name, place.hook, TcAttachOptions::Netlink(options))
+            .map_err(failed)?;
+        // Dropping the link would take the filter off.
+        mem::forget(program.take_link(id).map_err(failed)?);
+        self.mark(place.pin, &name)
+    }
+
+    fn swap_clsact(
+        &self,
+        program: &mut SchedClassifier,
+        device: &str,
+        place: &Place<'_>,
+    ) -> Result<(), ProgramError> {
+        if !self.path(place.pin).exists() {
+            return Err(ProgramError::NotAttached);
+        }
+        let handle = TcHandle::new(0, HANDLE);
+        let link = SchedClassifierLink::attached(device, place.hook, PRIORITY, handle, None)?;
+        let id = program.attach_to_link(link)?;
+        mem::forget(program.take_link(id)?);
+        Ok(())
+    }
+
+    /// Attaches the shield in the wanted mode, or swaps it in where it is attached so; takes any other off.
+    pub(super) fn shield(&self, programs: &mut Ebpf, ifindex: u32, shield: Shield) -> Result<(), Error> {
+        let wanted = match shield {
+            Shield::Off => None,
+            Shield::Native => Some(("shield-native", XdpMode::Driver)),
+            Shield::Generic => Some(("shield-generic", XdpMode::Skb)),
+        };
+        for pin in self.pins().iter().filter(|pin| is_shield(pin)) {
+            if wanted.is_none_or(|(name, _)| name != pin) {
+                self.detach(pin)?;
+            }
+        }
+        match wanted {
+            Some((pin, _)) if self.swap_shield(programs, pin)? == Swap::Done => Ok(()),
+            Some((pin, mode)) => self.attach_shield(programs, ifindex, pin, mode),
+            None => Ok(()),
+        }
+    }
+
+    fn attach_shield(
+        &self,
+        programs: &mut Ebpf,
+        ifindex: u32,
+        name: &str,
+        mode: XdpMode,
+    ) -> Result<(), Error> {
+        let failed = |source| Error::program("xdp_underlay", name, source);
+        load::remove_pin(&self.path(name))?;
+        let program = load::shield(programs)?;
+        let id = program.attach_to_if_index(ifindex, mode).map_err(failed)?;
+        let link = program.take_link(id).map_err(failed)?.try_into();
+        pin(link.map_err(|source| Error::link(name, source))?, &self.path(name))
+    }
+
+    /// Swaps new programs in under every pinned link. Pins whose device is gone are removed. clsact filters are swapped
+    /// when their place is attached again.
+    pub(super) fn adopt_all(&self, programs: &mut Ebpf) -> Result<(), Error> {
+        for pin in self.pins() {
+            if self.path(&pin).is_dir() {
+                continue;
+            }
+            let swap = match program_of(&pin) {
+                None => self.swap_shield(programs, &pin)?,
+                Some(name) => self.swap_tcx(load::classifier(programs, name)?, name, &pin)?,
+            };
+            if swap == Swap::NotThere {
+                load::remove_pin(&self.path(&pin))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn swap_shield(&self, programs: &mut Ebpf, pin: &str) -> Result<Swap, Error> {
+        let failed = |source: ProgramError| Error::program("xdp_underlay", pin, source);
+        let program = load::shield(programs)?;
+        let Some(old) = self.open_pin(pin)? else { return Ok(Swap::NotThere) };
+        let link: XdpLink = old.try_into().map_err(|source| Error::link(pin, source))?;
+        match program.attach_to_link(link) {
+            Ok(id) => program.take_link(id).map(|_| Swap::Done).map_err(failed),
+            Err(error) if is_program_error(&error, nix::libc::ENOLINK) => Ok(Swap::NotThere),
+            Err(error) => Err(failed(error)),
+        }
+    }
+
+    /// The link behind a pin, if there is one.
+    fn open_pin(&self, pin: &str) -> Result<Option<FdLink>, Error> {
+        match PinnedLink::from_pin(self.path(pin)) {
+            Ok(old) => Ok(Some(old.into())),
+            Err(error) if is_link_error(&error, nix::libc::ENOENT) => Ok(None),
+            Err(error) => Err(Error::link(pin, error)),
+        }
+    }
+
+    /// Takes a program off. Nothing is wrong when it, or its device, is gone.
+    pub(super) fn detach(&self, pin: &str) -> Result<(), Error> {
+        let path = self.path(pin);
+        if path.is_dir() { self.detach_clsact(pin) } else { load::remove_pin(&path) }
+    }
+
+    /// For an endpoint the filter goes with the device, which is removed right after; for the underlay it is taken off.
+    fn detach_clsact(&self, pin: &str) -> Result<(), Error> {
+        let path = self.path(pin);
+        if let (Some(program), Some((device, hook))) = (program_of(pin), self.device_of(pin)) {
+            let _ = qdisc_detach_program(&device, hook, program);
+        }
+        for mark in fs::read_dir(&path).into_iter().flatten().flatten() {
+            let _ = fs::remove_dir(mark.path());
+        }
+        fs::remove_dir(&path).map_err(|source| Error::Pin { path, source })
+    }
+
+    fn device_of(&self, pin: &str) -> Option<(String, TcAttachType)> {
+        if let Some(device) = pin.strip_suffix("-in") {
+            return Some((device.to_owned(), TcAttachType::Ingress));
+        }
+        if let Some(device) = pin.strip_suffix("-out") {
+            return Some((device.to_owned(), TcAttachType::Egress));
+        }
+        let mark = fs::read_dir(self.path(pin)).ok()?.flatten().next()?;
+        Some((mark.file_name().into_string().ok()?, TcAttachType::Ingress))
+    }
+
+    /// Takes everything off; goes on after an error and reports the first.
+    pub(super) fn detach_all(&self) -> Result<(), Error> {
+        self.pins().iter().map(|pin| self.detach(pin)).fold(Ok(()), Result::and)
+    }
+
+    /// A bpffs holds no files but pins; a directory can stand for a filter, and one in it for the filter's device.
+    fn mark(&self, pin: &str, device: &str) -> Result<(), Error> {
+        let path = self.path(pin).join(device);
+        fs::create_dir_all(&path).map_err(|source| Error::Pin { path, source })
+    }
+
+    fn path(&self, pin: &str) -> PathBuf {
+        self.directory.join(pin)
+    }
+}
+
+#[derive(PartialEq, Eq)]
+enum Swap {
+    Done,
+    NotThere,
+}
+
+fn is_shield(pin: &str) -> bool {
+    pin.starts_with("shield-")
+}
+
+/// The TC program that belongs under a pin; `None` for the shield.
+fn program_of(pin: &str) -> Option<&'static str> {
+    match pin {
+        _ if is_shield(pin) => None,
+        _ if pin.ends_with("-in") => Some("from_container"),
+        _ if pin.ends_with("-out") => Some("to_container"),
+        _ => Some("from_underlay"),
+    }
+}
+
+fn device(ifindex: u32) -> Result<String, Error> {
+    let name = if_indextoname(ifindex).map_err(|_| Error::NoDevice { ifindex })?;
+    name.into_string().map_err(|_| Error::NoDevice { ifindex })
+}
+
+fn pin(link: FdLink, path: &Path) -> Result<(), Error> {
+    let pinned = link.pin(path);
+    pinned.map(drop).map_err(|error| Error::Pin { path: path.to_owned(), source: io::Error::other(error) })
+}
+
+fn is_link_error(error: &LinkError, errno: i32) -> bool {
+    matches!(error, LinkError::SyscallError(e) if is_errno(e, errno))
+}
+
+fn is_program_error(error: &ProgramError, errno: i32) -> bool {
+    matches!(error, ProgramError::SyscallError(e) if is_errno(e, errno))
+}
+
+fn is_errno(error: &SyscallError, errno: i32) -> bool {
+    error.io_error.raw_os_error() == Some(errno)
+}

@@ -1,0 +1,164 @@
+//! What the maps hold, for people and metrics: flows, counters, and how full each map is.
+
+use std::net::Ipv4Addr;
+
+use c2c_common::addr::to_ipv4;
+use c2c_common::counter::{Hook, Outcome, index};
+use c2c_common::flow::{Flow, FlowKey, State, flag};
+use c2c_common::layout;
+use nix::time::{ClockId, clock_gettime};
+
+use super::pod::Raw;
+use super::{Cache, Datapath, Error};
+
+/// One flow, seen from the end that opened it.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct FlowRow {
+    /// The opener's address.
+    pub source: Ipv4Addr,
+    /// Its port.
+    pub source_port: u16,
+    /// The other end's address.
+    pub destination: Ipv4Addr,
+    /// Its port.
+    pub destination_port: u16,
+    /// IP protocol number.
+    pub protocol: u8,
+    /// `opening`, `established`, `closing`, `closed`, or `expired`.
+    pub state: String,
+    /// Who decides: `allowed` or `revoked` by this cell's policies, `elsewhere` for the other end's cell, `cell` for a
+    /// flow that the cell itself opened.
+    pub verdict: String,
+    /// Since the last packet, to the second.
+    pub idle_seconds: u64,
+    /// Since the first.
+    pub age_seconds: u64,
+}
+
+/// One counter, summed over all CPUs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CounterRow {
+    /// Where.
+    pub hook: Hook,
+    /// What was done.
+    pub outcome: Outcome,
+    /// Packets, as the wire counts them.
+    pub packets: u64,
+    /// Bytes of their frames.
+    pub bytes: u64,
+}
+
+/// How full a map is.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct MapUse {
+    /// The map.
+    pub name: String,
+    /// Entries in it.
+    pub entries: u64,
+    /// Entries it can hold.
+    pub capacity: u64,
+}
+
+impl Datapath {
+    /// The flow table. Flows come and go while it is read; one that changes place meanwhile may be missing.
+    ///
+    /// # Errors
+    /// When the clock or the map cannot be read.
+    pub fn flows(&self) -> Result<Vec<FlowRow>, Error> {
+        let now_ns = monotonic_ns();
+        let (flows, capacity) = &self.flows;
+        // Bounded: others change the map meanwhile, and a walk whose place is gone starts over.
+        let entries = flows.iter().take(*capacity as usize).filter_map(Result::ok);
+        Ok(entries.map(|(Raw(key), Raw(flow))| row(&key, &flow, now_ns)).collect())
+    }
+
+    /// All counters that are not zero.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    pub fn counters(&self) -> Result<Vec<CounterRow>, Error> {
+        let mut rows = Vec::new();
+        for hook in Hook::ALL {
+            for outcome in Outcome::ALL {
+                let row = self.counter(hook, outcome)?;
+                if row.packets != 0 {
+                    rows.push(row);
+                }
+            }
+        }
+        Ok(rows)
+    }
+
+    fn counter(&self, hook: Hook, outcome: Outcome) -> Result<CounterRow, Error> {
+        let cpus = self.counters.get(&index(hook, outcome), 0);
+        let cpus = cpus.map_err(|source| Error::map(layout::COUNTERS, source))?;
+        let zero = CounterRow { hook, outcome, packets: 0, bytes: 0 };
+        Ok(cpus.iter().fold(zero, |sum, Raw(cpu)| CounterRow {
+            packets: sum.packets + cpu.packets,
+            bytes: sum.bytes + cpu.bytes,
+            ..sum
+        }))
+    }
+
+    /// Entries and capacity of every map that can fill up.
+    ///
+    /// # Errors
+    /// When a map cannot be read.
+    pub fn maps(&self) -> Result<Vec<MapUse>, Error> {
+        let used = |name: &str, entries: usize, capacity: u32| MapUse {
+            name: name.to_owned(),
+            entries: entries as u64,
+            capacity: u64::from(capacity),
+        };
+        Ok(vec![
+            used(self.endpoints.name(), self.endpoints.len(), self.endpoints.capacity()),
+            used(self.leases.name(), self.leases.len(), self.leases.capacity()),
+            used(self.cells.name(), self.cells.len(), self.cells.capacity()),
+            used(self.policies.name(), self.policies.len(), self.policies.capacity()),
+            used(layout::FLOWS, count(&self.flows), self.flows.1),
+            used(layout::REFUSALS, count(&self.refusals), self.refusals.1),
+        ])
+    }
+}
+
+fn count<K: aya::Pod, V: aya::Pod>((map, capacity): &Cache<K, V>) -> usize {
+    map.keys().take(*capacity as usize).count()
+}
+
+fn row(key: &FlowKey, flow: &Flow, now_ns: u64) -> FlowRow {
+    let (opener, other) = if flow.is(flag::OPENED_BY_FIRST) { (0, 1) } else { (1, 0) };
+    FlowRow {
+        source: to_ipv4(key.addr[opener]),
+        source_port: u16::from_be(key.port[opener]),
+        destination: to_ipv4(key.addr[other]),
+        destination_port: u16::from_be(key.port[other]),
+        protocol: key.protocol,
+        state: state(key, flow, now_ns).to_owned(),
+        verdict: verdict(flow).to_owned(),
+        idle_seconds: now_ns.saturating_sub(flow.seen_ns) / 1_000_000_000,
+        age_seconds: now_ns.saturating_sub(flow.opened_ns) / 1_000_000_000,
+    }
+}
+
+fn state(key: &FlowKey, flow: &Flow, now_ns: u64) -> &'static str {
+    if flow.expired(key.protocol, now_ns) { "expired" } else { State::from_raw(flow.state).as_str() }
+}
+
+fn verdict(flow: &Flow) -> &'static str {
+    if flow.is(flag::BY_CELL) {
+        "cell"
+    } else if flow.is(flag::REVOKED) {
+        "revoked"
+    } else if flow.is(flag::ENFORCED) {
+        "allowed"
+    } else {
+        "elsewhere"
+    }
+}
+
+/// The clock that the programs stamp flows with. A clock that cannot be read is taken as 0: nothing then looks idle.
+fn monotonic_ns() -> u64 {
+    clock_gettime(ClockId::CLOCK_MONOTONIC_COARSE).map_or(0, |t| {
+        u64::try_from(t.tv_sec()).unwrap_or(0) * 1_000_000_000 + u64::try_from(t.tv_nsec()).unwrap_or(0)
+    })
+}

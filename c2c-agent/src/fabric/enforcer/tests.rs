@@ -1,0 +1,184 @@
+//! What is written when, and what a refusal leads to, against a kernel that remembers.
+
+use super::*;
+use crate::fabric::fake::{CELL, Fake, grant};
+use crate::policy::world::{Protocol, Rule, Tags, World};
+use c2c_common::layout::{self, PolicyKey};
+
+fn policy(port: u16) -> Policy {
+    let rule = Rule {
+        source: "f".into(),
+        destination: "g".into(),
+        protocol: Protocol::Tcp,
+        port_start: port,
+        port_end: port,
+    };
+    Policy { rule, tags: Tags { source: 1, destination: 2 } }
+}
+
+fn address(n: u8) -> Ipv4Addr {
+    Ipv4Addr::new(10, 255, 1, n)
+}
+
+fn place(app: &str, n: u32) -> Placed {
+    let mac = [2, 0, 0, 0, 0, 1];
+    Placed { app: app.into(), host_name: format!("s-{n}"), ifindex: n, host_mac: mac, container_mac: mac }
+}
+
+fn snapshot(revision: u64, ports: &[u16]) -> Update {
+    Update::Snapshot {
+        revision,
+        leases: Vec::new(),
+        policies: ports.iter().map(|port| policy(*port)).collect(),
+    }
+}
+
+/// A cell with a lease, and a stream on which the lease was granted.
+fn leased(kernel: Fake) -> Enforcer<Fake> {
+    let mut enforcer = Enforcer::new(kernel, CELL, Mirror::new(World::default()), None);
+    enforcer.restore(BTreeMap::new()).unwrap();
+    enforcer.mirror().open();
+    enforcer.mirror().granted("s");
+    enforcer.set_lease(Some(grant()), true);
+    enforcer
+}
+
+fn roomy() -> Fake {
+    Fake { room: 100, ..Fake::default() }
+}
+
+fn log(enforcer: &mut Enforcer<Fake>) -> Vec<String> {
+    std::mem::take(&mut enforcer.datapath().log)
+}
+
+#[test]
+fn a_container_is_attached_before_it_is_entered_and_left_before_it_is_detached() {
+    let mut enforcer = leased(roomy());
+    log(&mut enforcer);
+    enforcer.add(address(2), place("h", 20)).unwrap();
+    assert_eq!(log(&mut enforcer), ["attach s-20", "endpoint 10.255.1.2 tag 0"]);
+    enforcer.remove(address(2), "s-20").unwrap();
+    assert_eq!(log(&mut enforcer), ["no endpoint 10.255.1.2", "detach s-20"]);
+    enforcer.remove(address(2), "s-20").unwrap();
+}
+
+#[test]
+fn a_container_that_the_kernel_refuses_leaves_nothing() {
+    let mut enforcer = leased(roomy());
+    for n in 2..5 {
+        enforcer.add(address(n), place("h", u32::from(n))).unwrap();
+    }
+    let refused = enforcer.add(address(9), place("new", 9)).unwrap_err();
+    assert!(chain(&refused).contains("map ENDPOINTS is full"), "{}", chain(&refused));
+    assert!(!enforcer.datapath().attached.contains("s-9"));
+    assert_eq!(enforcer.live(), 3);
+    assert!(!enforcer.mirror().hosted().contains("new"));
+    assert!(matches!(enforcer.add(address(9), place("new", 0)), Err(FabricError::Attach { .. })));
+}
+
+#[test]
+fn tags_are_written_before_policies_and_policies_before_the_configuration() {
+    let mut enforcer = leased(roomy());
+    enforcer.add(address(2), place("f", 20)).unwrap();
+    log(&mut enforcer);
+    let applied = enforcer.take(snapshot(5, &[80])).unwrap();
+    assert_eq!(applied, Applied { received: 5, enforced: 5 });
+    assert_eq!(log(&mut enforcer), ["0 leases", "endpoint 10.255.1.2 tag 1", "1 policies", "configure"]);
+}
+
+#[test]
+fn a_revision_that_changes_nothing_writes_nothing() {
+    let mut enforcer = leased(roomy());
+    enforcer.take(snapshot(5, &[])).unwrap();
+    log(&mut enforcer);
+    let applied = enforcer.take(Update::Delta { from: 5, to: 8, changes: Vec::new() }).unwrap();
+    assert_eq!(applied.enforced, 8);
+    assert_eq!(log(&mut enforcer), Vec::<String>::new());
+}
+
+#[test]
+fn a_full_map_is_told_not_acknowledged_and_tried_again() {
+    let mut enforcer = leased(Fake { room: 1, ..Fake::default() });
+    enforcer.add(address(2), place("f", 20)).unwrap();
+    let applied = enforcer.take(snapshot(5, &[80, 8_000])).unwrap();
+    assert_eq!(applied, Applied { received: 5, enforced: 0 });
+    assert!(enforcer.view().failure.unwrap().contains("map POLICIES is full"));
+    assert_eq!(enforcer.datapath().policies.len(), 1);
+    assert_eq!(enforcer.reconcile(CELL).failed.len(), 1);
+    let empty = enforcer.take(Update::Delta { from: 5, to: 6, changes: Vec::new() }).unwrap();
+    assert_eq!(empty.enforced, 0, "what is owing is not forgotten by a revision without changes");
+    enforcer.datapath().room = 2;
+    assert_eq!(enforcer.reconcile(CELL), Report::default());
+    assert_eq!((enforcer.applied().enforced, enforcer.view().failure), (6, None));
+}
+
+#[test]
+fn drift_is_put_back_and_said_and_then_there_is_none() {
+    let mut enforcer = leased(roomy());
+    enforcer.add(address(2), place("f", 20)).unwrap();
+    enforcer.take(snapshot(5, &[80])).unwrap();
+    assert_eq!(enforcer.reconcile(CELL), Report::default());
+    enforcer.datapath().policies.clear();
+    enforcer.datapath().endpoints.clear();
+    enforcer.datapath().endpoints.insert(address(77), layout::Endpoint::default());
+    enforcer.datapath().attached.insert("s-77".into());
+    let report = enforcer.reconcile(CELL);
+    assert_eq!((report.repaired.len(), report.failed.len()), (4, 0), "{report:?}");
+    assert_eq!(enforcer.datapath().endpoints.keys().copied().collect::<Vec<_>>(), [address(2)]);
+    assert_eq!(enforcer.datapath().attached_endpoints(), ["s-20"]);
+    assert_eq!(enforcer.reconcile(CELL), Report::default());
+}
+
+#[test]
+fn nothing_is_taken_for_a_leftover_before_the_containers_are_restored() {
+    let mut kernel = roomy();
+    kernel.attached.insert("s-20".into());
+    kernel.endpoints.insert(address(2), layout::Endpoint::default());
+    let mut enforcer = Enforcer::new(kernel, CELL, Mirror::new(World::default()), None);
+    enforcer.reconcile(CELL);
+    assert_eq!(enforcer.datapath().attached_endpoints(), ["s-20"]);
+    assert_eq!(enforcer.datapath().endpoints.len(), 1);
+}
+
+#[test]
+fn adopted_maps_stay_as_they_are_until_lease_and_world_are_known() {
+    let mut kernel = Fake { adopted: true, ..roomy() };
+    let row = layout::Endpoint { tag: 7, ifindex: 20, ..layout::Endpoint::default() };
+    kernel.endpoints.insert(address(2), row);
+    kernel.policies.insert(PolicyKey::default(), 1);
+    kernel.config.ready = 1;
+    let mut enforcer = Enforcer::new(kernel, CELL, Mirror::new(World::default()), None);
+    enforcer.restore([(address(2), place("f", 20))].into()).unwrap();
+    enforcer.reconcile(CELL);
+    enforcer.mirror().open();
+    enforcer.mirror().granted("s");
+    enforcer.set_lease(Some(grant()), true);
+    enforcer.reconcile(CELL);
+    let kernel = enforcer.datapath();
+    assert_eq!((kernel.policies.len(), kernel.config.ready, kernel.endpoints[&address(2)].tag), (1, 1, 7));
+    enforcer.take(snapshot(3, &[80])).unwrap();
+    let kernel = enforcer.datapath();
+    assert_eq!((kernel.policies.len(), kernel.endpoints[&address(2)].tag), (1, 1));
+    assert!(!kernel.policies.contains_key(&PolicyKey::default()));
+}
+
+#[test]
+fn an_address_is_given_only_while_the_lease_admits() {
+    let mut enforcer = leased(roomy());
+    assert_eq!(enforcer.cell_lease().unwrap().block, grant().lease.block);
+    enforcer.set_lease(Some(grant()), false);
+    assert_eq!(enforcer.cell_lease(), None);
+    assert_eq!(enforcer.datapath().config.ready, 1, "what runs keeps running");
+    enforcer.set_lease(None, false);
+    assert_eq!(enforcer.datapath().config, layout::Config::default());
+}
+
+#[test]
+fn a_container_without_an_app_name_is_wired_and_never_announced() {
+    let mut enforcer = leased(roomy());
+    enforcer.add(address(2), place("", 20)).unwrap();
+    enforcer.add(address(3), place("not a name", 21)).unwrap();
+    assert_eq!(enforcer.live(), 2);
+    assert_eq!(enforcer.mirror().announce(), None);
+    assert!(!enforcer.awaits(""));
+}

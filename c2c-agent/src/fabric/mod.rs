@@ -1,0 +1,306 @@
+//! What the cell enforces: the datapath, the mirrored world, the lease and the wired endpoints, behind one lock.
+//!
+//! Whoever learns something says it here, and returns when the kernel's maps hold it: `control_stream` the lease and the
+//! world, `endpoint` the containers. What the maps shall hold is computed by `policy::compile`; how it is written is
+//! `datapath`'s. Nothing here speaks with the controller or makes an interface.
+
+mod enforcer;
+#[cfg(test)]
+pub(crate) mod fake;
+mod kernel;
+mod report;
+
+pub use enforcer::{Applied, View};
+pub use kernel::Kernel;
+pub use report::{Report, chain as report_chain};
+
+use crate::datapath::{self, CounterRow, Datapath, FlowRow, MapUse, Trace};
+use crate::endpoint::Record;
+use crate::lease::Grant;
+use crate::policy::compile::{Cell, Placed};
+use crate::policy::mirror::{Announcement, Mirror, Mismatch, Opening, Update};
+use crate::policy::world::World;
+use enforcer::Enforcer;
+use ipnet::Ipv4Net;
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::sync::watch;
+
+/// An ADD waits this long for the policies of an app that is new on the cell. A controller that answers does so within
+/// a few milliseconds; without the answer the container starts with no policies, and gets them when they come.
+const POLICY_WAIT: Duration = Duration::from_millis(250);
+
+/// What a container gets its address from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CellLease {
+    /// The cell's own addresses.
+    pub block: Ipv4Net,
+    /// The network of all cells.
+    pub overlay: Ipv4Net,
+    /// Largest packet in the overlay, in bytes.
+    pub mtu: u32,
+}
+
+/// Why a container could not be enforced, or not be let go.
+#[derive(Debug, thiserror::Error)]
+pub enum FabricError {
+    /// The programs could not be attached to its device.
+    #[error("cannot attach the programs to {name}")]
+    Attach {
+        /// The host's end of its veth pair.
+        name: String,
+        /// The kernel's reason.
+        source: datapath::Error,
+    },
+    /// Its map entry could not be written.
+    #[error("cannot enter the container {address} into the datapath")]
+    Enter {
+        /// Its address.
+        address: Ipv4Addr,
+        /// The kernel's reason, with the map's name and size when it is full.
+        source: datapath::Error,
+    },
+    /// It could not be taken out of the datapath.
+    #[error("cannot take the container {address} out of the datapath")]
+    Remove {
+        /// Its address.
+        address: Ipv4Addr,
+        /// The kernel's reason.
+        source: datapath::Error,
+    },
+    /// A thread of the agent was lost while it wrote; what it did is not known.
+    #[error("a thread that wrote to the datapath was lost; the next reconcile pass finds what it left")]
+    Lost(#[from] tokio::task::JoinError),
+}
+
+/// What the cell enforces.
+#[derive(Debug)]
+pub struct Fabric<K = Datapath> {
+    enforcer: Arc<Mutex<Enforcer<K>>>,
+    /// Marked changed when the set of hosted apps may have changed: the stream announces it.
+    apps: watch::Sender<()>,
+    /// Marked changed when the controller said something, or the stream ended: ADDs wait for it.
+    heard: watch::Sender<()>,
+    /// Marked changed when the world is another: it is saved.
+    world: watch::Sender<()>,
+}
+
+impl<K: Kernel> Fabric<K> {
+    /// A fabric over an open datapath, that knows what was saved: the world, and the lease if there is one.
+    #[must_use]
+    pub fn new(datapath: K, cell: Cell, world: World, lease: Option<Grant>) -> Self {
+        let enforcer = Enforcer::new(datapath, cell, Mirror::new(world), lease);
+        Self {
+            enforcer: Arc::new(Mutex::new(enforcer)),
+            apps: watch::Sender::default(),
+            heard: watch::Sender::default(),
+            world: watch::Sender::default(),
+        }
+    }
+
+    /// Where a new container gets its address from; nothing when no lease is held, or the one held must be assumed lost.
+    pub fn cell_lease(&self) -> Option<CellLease> {
+        self.lock().cell_lease()
+    }
+
+    /// Enforces a new container: its programs are attached and its map entry written when this returns. The policies of
+    /// an app that is new on the cell are asked for and waited for, for a short while.
+    ///
+    /// # Errors
+    /// When the kernel refuses; nothing of the container is left in the datapath then.
+    pub async fn endpoint_add(&self, record: &Record) -> Result<(), FabricError> {
+        let mut heard = self.heard.subscribe();
+        let (address, place) = (record.address, placed(record));
+        self.blocking(move |enforcer| enforcer.add(address, place)).await?;
+        self.apps.send_replace(());
+        let known = heard.wait_for(|()| !self.lock().awaits(&record.app));
+        if tokio::time::timeout(POLICY_WAIT, known).await.is_err() {
+            tracing::warn!(app = record.app, "the controller has not sent the policies of a new app yet");
+        }
+        Ok(())
+    }
+
+    /// Takes a container out of the datapath. It may be gone already.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub async fn endpoint_remove(&self, record: &Record) -> Result<(), FabricError> {
+        let (address, name) = (record.address, record.host_name.clone());
+        let removed = self.blocking(move |enforcer| enforcer.remove(address, &name)).await;
+        self.apps.send_replace(());
+        removed
+    }
+
+    /// Takes over the containers that an earlier run left, all at once. What is in the datapath and not among them is
+    /// taken out by the next [`Fabric::reconcile`].
+    ///
+    /// # Errors
+    /// With the first container that the kernel refuses; all others are restored.
+    pub fn endpoint_restore(&self, records: &[Record]) -> Result<(), FabricError> {
+        self.restore(records.iter().map(|record| (record.address, placed(record))).collect())
+    }
+
+    pub(crate) fn restore(&self, placed: BTreeMap<Ipv4Addr, Placed>) -> Result<(), FabricError> {
+        let restored = self.lock().restore(placed);
+        self.apps.send_replace(());
+        restored
+    }
+
+    /// Sets the lease to enforce, and whether new containers may use it.
+    pub fn set_lease(&self, lease: Option<Grant>, admits: bool) {
+        self.lock().set_lease(lease, admits);
+    }
+
+    /// Containers that live on the cell.
+    pub fn live_containers(&self) -> usize {
+        self.lock().live()
+    }
+
+    /// A stream is being opened: what to say first.
+    pub fn open(&self) -> Opening {
+        self.lock().mirror().open()
+    }
+
+    /// The controller granted the lease on this stream, and speaks for this store.
+    pub fn granted(&self, store_id: &str) {
+        self.lock().mirror().granted(store_id);
+        self.heard.send_replace(());
+    }
+
+    /// The stream ended; with `distrust` the next one has to start with a snapshot.
+    pub fn close(&self, distrust: bool) {
+        let mut enforcer = self.lock();
+        enforcer.mirror().close();
+        if distrust {
+            enforcer.mirror().distrust();
+        }
+        drop(enforcer);
+        self.heard.send_replace(());
+    }
+
+    /// What has to be announced on the stream, if anything.
+    pub fn announce(&self) -> Option<Announcement> {
+        self.lock().mirror().announce()
+    }
+
+    /// Takes what the controller says about the world and enforces it; answers how far the cell has got.
+    ///
+    /// # Errors
+    /// When it does not follow from what was said before. The old world stays enforced, and the stream must be ended.
+    pub fn take(&self, update: Update) -> Result<Applied, Mismatch> {
+        let applied = self.lock().take(update)?;
+        self.heard.send_replace(());
+        self.world.send_replace(());
+        Ok(applied)
+    }
+
+    /// How far the cell has got.
+    pub fn applied(&self) -> Applied {
+        self.lock().applied()
+    }
+
+    /// Compares the kernel with what shall be, and puts back what drifted. `cell` is what the host shows now.
+    pub fn reconcile(&self, cell: Cell) -> Report {
+        self.lock().reconcile(cell)
+    }
+
+    /// The tunnel's UDP port of the lease that is enforced.
+    pub fn udp_port(&self) -> Option<u16> {
+        self.lock().udp_port()
+    }
+
+    /// What can be told about the fabric.
+    pub fn view(&self) -> View {
+        self.lock().view()
+    }
+
+    /// The world, to be saved.
+    pub fn world(&self) -> World {
+        self.lock().mirror().world().clone()
+    }
+
+    /// Told when the set of hosted apps may have changed.
+    #[must_use]
+    pub fn watch_apps(&self) -> watch::Receiver<()> {
+        self.apps.subscribe()
+    }
+
+    /// Told when the world is another.
+    #[must_use]
+    pub fn watch_world(&self) -> watch::Receiver<()> {
+        self.world.subscribe()
+    }
+
+    /// For what takes milliseconds, so that fifty containers at once do not keep the stream waiting.
+    async fn blocking(
+        &self,
+        job: impl FnOnce(&mut Enforcer<K>) -> Result<(), FabricError> + Send + 'static,
+    ) -> Result<(), FabricError> {
+        let enforcer = Arc::clone(&self.enforcer);
+        tokio::task::spawn_blocking(move || job(&mut locked(&enforcer))).await?
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Enforcer<K>> {
+        locked(&self.enforcer)
+    }
+}
+
+/// What only the real datapath can tell or do.
+impl Fabric {
+    /// Changes what the programs trace.
+    ///
+    /// # Errors
+    /// When the programs cannot be replaced; the old ones stay attached.
+    pub fn set_trace(&self, trace: Trace) -> Result<(), datapath::Error> {
+        self.lock().datapath().set_trace(trace)
+    }
+
+    /// Takes everything of ours out of the kernel.
+    ///
+    /// # Errors
+    /// When a pin cannot be removed; the rest is removed all the same.
+    pub fn uninstall(&self) -> Result<(), datapath::Error> {
+        self.lock().datapath().uninstall()
+    }
+
+    /// The flow table.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    pub fn flows(&self) -> Result<Vec<FlowRow>, datapath::Error> {
+        self.lock().datapath().flows()
+    }
+
+    /// The counters that are not zero.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    pub fn counters(&self) -> Result<Vec<CounterRow>, datapath::Error> {
+        self.lock().datapath().counters()
+    }
+
+    /// How full every map is.
+    ///
+    /// # Errors
+    /// When a map cannot be read.
+    pub fn maps(&self) -> Result<Vec<MapUse>, datapath::Error> {
+        self.lock().datapath().maps()
+    }
+}
+
+/// A panic under the lock leaves nothing half-written that the next reconcile would not mend.
+fn locked<K>(enforcer: &Mutex<Enforcer<K>>) -> MutexGuard<'_, Enforcer<K>> {
+    enforcer.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn placed(record: &Record) -> Placed {
+    Placed {
+        app: record.app.clone(),
+        host_name: record.host_name.clone(),
+        ifindex: record.ifindex,
+        host_mac: record.host_mac,
+        container_mac: record.container_mac,
+    }
+}

@@ -1,0 +1,77 @@
+//! What the agent must know about the interface that carries the tunnels. It only reads: the interface is the cell's.
+
+use super::link::{find_message, observed};
+use super::netlink::Netlink;
+use super::{Error, Mac};
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::address::{AddressAttribute, AddressMessage};
+use std::net::{IpAddr, Ipv4Addr};
+
+/// The interface that carries the tunnels.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Underlay {
+    /// Its index in its namespace.
+    pub ifindex: u32,
+    /// In bytes.
+    pub mtu: u32,
+    /// Its first IPv4 address.
+    pub address: Ipv4Addr,
+    /// Its hardware address.
+    pub mac: Mac,
+}
+
+/// Looks at the interface of that name in the calling thread's namespace.
+pub fn underlay(name: &str) -> Result<Underlay, Error> {
+    let mut netlink = Netlink::open()?;
+    let link = find_message(&mut netlink, name)?.as_ref().map(observed);
+    let link = link.ok_or_else(|| Error::NoLink { name: name.to_owned() })?;
+    let request = RouteNetlinkMessage::GetAddress(AddressMessage::default());
+    let addresses = netlink.dump("list the addresses", request)?;
+    let address = addresses.iter().find_map(|message| local_address(message, link.ifindex));
+    let address = address.ok_or_else(|| Error::Incomplete { name: name.to_owned(), what: "IPv4 address" })?;
+    Ok(Underlay { ifindex: link.ifindex, mtu: link.mtu, address, mac: link.mac })
+}
+
+fn local_address(message: &RouteNetlinkMessage, ifindex: u32) -> Option<Ipv4Addr> {
+    let RouteNetlinkMessage::NewAddress(found) = message else { return None };
+    let local = found.attributes.iter().find_map(|attribute| {
+        if let AddressAttribute::Local(IpAddr::V4(address)) = attribute { Some(*address) } else { None }
+    });
+    local.filter(|_| found.header.index == ifindex)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::{End, Pair, create_pair, testing};
+
+    #[test]
+    fn the_underlay_is_described() {
+        let (host, other) = (testing::namespace(), testing::namespace());
+        let mac = [2, 0, 0, 0, 0, 1];
+        let pair = Pair {
+            host_name: "under0".to_owned(),
+            host_mac: mac,
+            container_name: "far".to_owned(),
+            container_mac: [2, 0, 0, 0, 0, 2],
+            mtu: 1500,
+            alias: "c2c test".to_owned(),
+        };
+        let end = End {
+            name: "under0".to_owned(),
+            mac,
+            mtu: 1500,
+            local: Ipv4Addr::new(10, 0, 16, 4),
+            peer: Ipv4Addr::new(10, 0, 16, 5),
+            peer_mac: [2, 0, 0, 0, 0, 2],
+            default_route: false,
+        };
+        let ifindex = host.run(|| create_pair(&pair, &other)).unwrap();
+        let error = host.run(|| underlay("under0")).unwrap_err();
+        assert!(matches!(error, Error::Incomplete { .. }), "{error:?}");
+        host.run(|| end.configure()).unwrap();
+        let found = host.run(|| underlay("under0")).unwrap();
+        assert_eq!(found, Underlay { ifindex, mtu: 1500, address: end.local, mac });
+        assert!(matches!(host.run(|| underlay("none0")), Err(Error::NoLink { .. })));
+    }
+}

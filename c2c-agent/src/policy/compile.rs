@@ -1,0 +1,312 @@
+//! From the world to the rows of the maps: a pure function. It does not read a map, and does not decide in which order
+//! rows are written (`fabric` does).
+
+use super::world::{Rule, Tags, World};
+use crate::lease::{Grant, Lease};
+use c2c_common::layout::{self, LeaseKey, PolicyKey};
+use c2c_common::{addr, ports::Pair};
+use ipnet::Ipv4Net;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
+
+/// The cell itself, as its host shows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cell {
+    /// Its address on the underlay.
+    pub underlay: Ipv4Addr,
+    /// Index of the underlay device.
+    pub underlay_ifindex: u32,
+    /// Index of the kernel's VXLAN device.
+    pub vxlan_ifindex: u32,
+    /// Largest packet in the overlay, in bytes.
+    pub mtu: u32,
+}
+
+/// A container of the cell, as far as the maps are concerned.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Placed {
+    /// Its app.
+    pub app: String,
+    /// Name of the host's end of its veth pair.
+    pub host_name: String,
+    /// Index of the same.
+    pub ifindex: u32,
+    /// MAC of the same.
+    pub host_mac: [u8; 6],
+    /// MAC of the container's end.
+    pub container_mac: [u8; 6],
+}
+
+/// What the maps shall hold.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Rows {
+    /// `CONFIG`; all zero without a lease.
+    pub config: layout::Config,
+    /// `LEASES`: every other cell's.
+    pub leases: BTreeMap<LeaseKey, layout::Lease>,
+    /// `POLICIES`: those that touch an app hosted here.
+    pub policies: BTreeMap<PolicyKey, u64>,
+    /// `ENDPOINTS`: the cell's containers.
+    pub endpoints: BTreeMap<Ipv4Addr, layout::Endpoint>,
+}
+
+/// What the maps shall hold when the world is `world` and the cell holds `grant`. Without a lease nothing is ours: there
+/// are endpoints, but no peers and no policies.
+#[must_use]
+pub fn rows(world: &World, grant: Option<&Grant>, cell: &Cell, placed: &BTreeMap<Ipv4Addr, Placed>) -> Rows {
+    let tags = tags(world);
+    let endpoints = placed.iter().map(|(address, place)| (*address, endpoint(place, &tags))).collect();
+    let Some(grant) = grant else {
+        return Rows { endpoints, ..Rows::default() };
+    };
+    let hosted = placed.values().map(|place| place.app.clone()).collect();
+    Rows {
+        config: config(grant, cell),
+        leases: leases(world, grant),
+        policies: policies(world, &hosted),
+        endpoints,
+    }
+}
+
+/// The tag of an app, 0 when no policy names it.
+#[must_use]
+pub fn tag(world: &World, app: &str) -> u16 {
+    world.policies.iter().find_map(|(rule, tags)| tag_in(rule, *tags, app)).unwrap_or(0)
+}
+
+fn tag_in(rule: &Rule, tags: Tags, app: &str) -> Option<u16> {
+    (rule.source == app)
+        .then_some(tags.source)
+        .or_else(|| (rule.destination == app).then_some(tags.destination))
+}
+
+/// The tags of all apps that a policy names.
+#[must_use]
+pub fn tags(world: &World) -> BTreeMap<&str, u16> {
+    // In reverse, so that of contradicting tags the first stays, as in `tag`.
+    world
+        .policies
+        .iter()
+        .rev()
+        .flat_map(|(rule, tags)| {
+            [(rule.destination.as_str(), tags.destination), (rule.source.as_str(), tags.source)]
+        })
+        .collect()
+}
+
+/// The map entry of a container whose app has this tag.
+#[must_use]
+pub fn endpoint_row(place: &Placed, tag: u16) -> layout::Endpoint {
+    layout::Endpoint {
+        ifindex: place.ifindex,
+        tag,
+        mac: place.container_mac,
+        gateway_mac: place.host_mac,
+        pad: [0; 2],
+    }
+}
+
+fn endpoint(place: &Placed, tags: &BTreeMap<&str, u16>) -> layout::Endpoint {
+    endpoint_row(place, tags.get(place.app.as_str()).copied().unwrap_or(0))
+}
+
+fn config(grant: &Grant, cell: &Cell) -> layout::Config {
+    layout::Config {
+        overlay_base: addr::from_ipv4(grant.overlay.network()),
+        overlay_mask: addr::mask(u32::from(grant.overlay.prefix_len())),
+        block_base: addr::from_ipv4(grant.lease.block.network()),
+        block_mask: addr::mask(u32::from(grant.block_prefix)),
+        block_prefix: u32::from(grant.block_prefix),
+        underlay_addr: addr::from_ipv4(cell.underlay),
+        underlay_ifindex: cell.underlay_ifindex,
+        vxlan_ifindex: cell.vxlan_ifindex,
+        vni: grant.vni,
+        udp_port: grant.udp_port.to_be(),
+        ready: 1,
+        mtu: cell.mtu,
+    }
+}
+
+/// Every other cell's lease that a packet can be sent to. A cell's own is never in it, under no name: or a forged outer
+/// source of the cell's own address would pass the binding check.
+fn leases(world: &World, grant: &Grant) -> BTreeMap<LeaseKey, layout::Lease> {
+    let others =
+        world.leases.values().filter(|lease| !is_own(lease, &grant.lease) && is_routable(lease.block, grant));
+    others.map(lease_row).collect()
+}
+
+fn is_own(lease: &Lease, own: &Lease) -> bool {
+    let overlaps = lease.block.contains(&own.block) || own.block.contains(&lease.block);
+    lease.cell == own.cell || lease.underlay == own.underlay || overlaps
+}
+
+/// A block of the common size, or one address out of the reserved first block, inside the overlay.
+fn is_routable(block: Ipv4Net, grant: &Grant) -> bool {
+    let sized = block.prefix_len() == grant.block_prefix || block.prefix_len() == 32;
+    sized && grant.overlay.contains(&block)
+}
+
+fn lease_row(lease: &Lease) -> (LeaseKey, layout::Lease) {
+    let base = addr::from_ipv4(lease.block.network());
+    let key = LeaseKey { base, prefix: u32::from(lease.block.prefix_len()) };
+    (key, layout::Lease { underlay_addr: addr::from_ipv4(lease.underlay), mac: lease.mac, pad: [0; 2] })
+}
+
+/// Rows of policies are a union: overlapping ranges of a pair share bitmaps.
+fn policies(world: &World, hosted: &BTreeSet<String>) -> BTreeMap<PolicyKey, u64> {
+    let mut rows = BTreeMap::new();
+    for (rule, tags) in world.policies.iter().filter(|(rule, _)| rule.touches(hosted)) {
+        let pair = Pair {
+            source_tag: tags.source,
+            destination_tag: tags.destination,
+            protocol: rule.protocol as u8,
+        };
+        for (key, bits) in pair.rows(rule.port_start, rule.port_end) {
+            *rows.entry(key).or_default() |= bits;
+        }
+    }
+    rows
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::world::{Change, Policy, Protocol};
+    use c2c_common::ports;
+    use proptest::prelude::*;
+
+    const CELL: Cell =
+        Cell { underlay: Ipv4Addr::new(192, 0, 2, 1), underlay_ifindex: 3, vxlan_ifindex: 9, mtu: 1450 };
+
+    fn lease(cell: &str, n: u8, block: &str) -> Lease {
+        let block: Ipv4Net = block.parse().unwrap();
+        let [a, b, c, d] = block.network().octets();
+        Lease { cell: cell.into(), underlay: [192, 0, 2, n].into(), block, mac: [0xee, 0xee, a, b, c, d] }
+    }
+
+    fn grant() -> Grant {
+        Grant {
+            lease: lease("a", 1, "10.255.1.0/24"),
+            overlay: "10.255.0.0/16".parse().unwrap(),
+            block_prefix: 24,
+            vni: 1,
+            udp_port: 4789,
+            lease_seconds: 60,
+            heartbeat_seconds: 30,
+            store_id: "s".into(),
+        }
+    }
+
+    fn place(app: &str) -> Placed {
+        Placed {
+            app: app.into(),
+            host_name: "c2c-1".into(),
+            ifindex: 20,
+            host_mac: [2, 0, 0, 0, 0, 1],
+            container_mac: [2, 0, 0, 0, 0, 2],
+        }
+    }
+
+    fn policy(source: &str, destination: &str, ports: (u16, u16)) -> Change {
+        let number = |app: &str| u16::from(app.as_bytes()[0]);
+        let rule = Rule {
+            source: source.into(),
+            destination: destination.into(),
+            protocol: Protocol::Tcp,
+            port_start: ports.0,
+            port_end: ports.1,
+        };
+        Change::PolicyPut(Policy {
+            rule,
+            tags: Tags { source: number(source), destination: number(destination) },
+        })
+    }
+
+    fn world(changes: impl IntoIterator<Item = Change>) -> World {
+        let mut world = World::default();
+        changes.into_iter().for_each(|change| world.apply(change));
+        world
+    }
+
+    fn placed(apps: &[&str]) -> BTreeMap<Ipv4Addr, Placed> {
+        (2..).zip(apps).map(|(n, app)| (Ipv4Addr::new(10, 255, 1, n), place(app))).collect()
+    }
+
+    #[test]
+    fn own_and_unroutable_leases_have_no_row() {
+        let world = world([
+            Change::LeasePut(lease("a", 1, "10.255.1.0/24")),
+            Change::LeasePut(lease("a", 7, "10.255.7.0/24")),
+            Change::LeasePut(lease("x", 1, "10.255.8.0/24")),
+            Change::LeasePut(lease("y", 5, "10.255.1.7/32")),
+            Change::LeasePut(lease("z", 6, "10.254.6.0/24")),
+            Change::LeasePut(lease("w", 6, "10.255.16.0/20")),
+            Change::LeasePut(lease("b", 2, "10.255.2.0/24")),
+            Change::LeasePut(lease("router", 3, "10.255.0.3/32")),
+        ]);
+        let rows = rows(&world, Some(&grant()), &CELL, &BTreeMap::new());
+        let key = |a: [u8; 4], prefix| LeaseKey { base: addr::from_ipv4(a.into()), prefix };
+        let keys: BTreeSet<_> = rows.leases.keys().copied().collect();
+        assert_eq!(keys, BTreeSet::from([key([10, 255, 2, 0], 24), key([10, 255, 0, 3], 32)]));
+        let row = rows.leases.get(&key([10, 255, 2, 0], 24)).unwrap();
+        assert_eq!(
+            (addr::to_ipv4(row.underlay_addr), row.mac),
+            ([192, 0, 2, 2].into(), [0xee, 0xee, 10, 255, 2, 0])
+        );
+    }
+
+    #[test]
+    fn config_is_in_the_programs_terms() {
+        let config = rows(&World::default(), Some(&grant()), &CELL, &BTreeMap::new()).config;
+        assert_eq!(config.ready, 1);
+        assert_eq!(config.udp_port.to_ne_bytes(), 4789u16.to_be_bytes());
+        assert_eq!(config.block_mask.to_ne_bytes(), [255, 255, 255, 0]);
+        assert_eq!((config.vni, config.mtu, config.underlay_ifindex, config.vxlan_ifindex), (1, 1450, 3, 9));
+    }
+
+    #[test]
+    fn without_a_lease_nothing_is_ours() {
+        let world = world([policy("f", "g", (1, 9)), Change::LeasePut(lease("b", 2, "10.255.2.0/24"))]);
+        let rows = rows(&world, None, &CELL, &placed(&["f"]));
+        assert_eq!(rows.config, layout::Config::default());
+        assert!(rows.leases.is_empty() && rows.policies.is_empty());
+        assert_eq!(rows.endpoints.len(), 1);
+    }
+
+    #[test]
+    fn an_app_has_the_tag_of_its_policies_and_0_without_any() {
+        let world = world([policy("f", "g", (80, 80))]);
+        let rows = rows(&world, Some(&grant()), &CELL, &placed(&["f", "g", "h"]));
+        let tags: Vec<_> = rows.endpoints.values().map(|endpoint| endpoint.tag).collect();
+        assert_eq!(tags, [u16::from(b'f'), u16::from(b'g'), 0]);
+        assert_eq!(["f", "g", "h"].map(|app| tag(&world, app)).as_slice(), tags);
+    }
+
+    #[test]
+    fn a_policy_between_apps_of_other_cells_has_no_rows() {
+        let world = world([policy("f", "g", (80, 80))]);
+        assert!(rows(&world, Some(&grant()), &CELL, &placed(&["h"])).policies.is_empty());
+    }
+
+    proptest! {
+        #[test]
+        fn rows_allow_what_a_list_of_policies_allows(
+            policies in proptest::collection::vec((0usize..3, 0usize..3, 1u16.., 0u16..500), 0..12),
+            probes in proptest::collection::vec((0usize..3, 0usize..3, any::<u16>()), 32),
+        ) {
+            const APPS: [&str; 3] = ["f", "g", "h"];
+            let list: Vec<_> = policies.iter().map(|&(s, d, p, n)| (APPS[s], APPS[d], p, p.saturating_add(n))).collect();
+            let world = world(list.iter().map(|&(s, d, from, to)| policy(s, d, (from, to))));
+            let rows = rows(&world, Some(&grant()), &CELL, &placed(&["f", "g"])).policies;
+            let edges = policies.iter().flat_map(|&(s, d, p, n)| [(s, d, p), (s, d, p.saturating_add(n))]);
+            for (s, d, port) in probes.into_iter().chain(edges) {
+                let want = (s < 2 || d < 2)
+                    && list.iter().any(|&(ls, ld, from, to)| ls == APPS[s] && ld == APPS[d] && (from..=to).contains(&port));
+                let number = |app: &str| u16::from(app.as_bytes()[0]);
+                let pair = Pair { source_tag: number(APPS[s]), destination_tag: number(APPS[d]), protocol: 6 };
+                let got = ports::allowed(pair, port, |key| rows.get(key).copied().unwrap_or(0));
+                prop_assert_eq!(got, want, "{} -> {} port {}", APPS[s], APPS[d], port);
+            }
+        }
+    }
+}

@@ -1,0 +1,304 @@
+//! Follows the controller's world: a sans-IO machine that takes what the controller says, in order, and knows what to
+//! say to it. Whatever does not fit together ends in [`Mismatch`]; the stream is then ended, and the next one starts with
+//! a snapshot. The world it holds is always a whole one, the old or the new.
+//!
+//! What is not pruned while the controller is away: policies of apps that left. An app that comes back before the
+//! controller does finds its policies where they were.
+
+use super::world::{Change, Policy, World};
+use crate::lease::Lease;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// What the controller says about the world.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Update {
+    /// Everything, at a revision.
+    Snapshot {
+        /// The store's revision.
+        revision: u64,
+        /// All cells' leases.
+        leases: Vec<Lease>,
+        /// The policies of the apps announced.
+        policies: Vec<Policy>,
+    },
+    /// What became different.
+    Delta {
+        /// Exclusive; the revision the mirror must be at.
+        from: u64,
+        /// Inclusive.
+        to: u64,
+        /// In order.
+        changes: Vec<Change>,
+    },
+    /// The policies of apps that were announced after the stream was opened.
+    AppsView {
+        /// Of the announcement.
+        serial: u64,
+        /// The store's revision when it was made.
+        revision: u64,
+        /// All policies that touch those apps.
+        policies: Vec<Policy>,
+    },
+}
+
+/// What is said first on a stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Opening {
+    /// Store of the revision; empty when a snapshot is wanted.
+    pub store_id: String,
+    /// Revision to go on from; 0 when a snapshot is wanted.
+    pub resume: u64,
+    /// The apps hosted.
+    pub apps: BTreeSet<String>,
+}
+
+/// Apps that came or left since the stream was opened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Announcement {
+    /// Its answer bears the same.
+    pub serial: u64,
+    /// Apps that came.
+    pub added: BTreeSet<String>,
+    /// Apps that left.
+    pub removed: BTreeSet<String>,
+}
+
+/// The controller said something that does not follow from what it said before.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Mismatch {
+    /// A change is missing, or came twice.
+    #[error(
+        "a delta from revision {from} to {to} came when the world was at revision {have}; asking for a snapshot"
+    )]
+    Gap {
+        /// Where the delta starts.
+        from: u64,
+        /// Where it ends.
+        to: u64,
+        /// Where the mirror is.
+        have: u64,
+    },
+    /// A delta came where only a snapshot can.
+    #[error("a delta came before the snapshot that was asked for; asking for a snapshot again")]
+    Unsynced,
+    /// A view that nobody asked for.
+    #[error("an apps view with serial {0} came that was not asked for; asking for a snapshot")]
+    UnknownView(u64),
+    /// A view of the past: changes since then would be undone by it.
+    #[error(
+        "an apps view of revision {revision} came when the world was at revision {have}; asking for a snapshot"
+    )]
+    StaleView {
+        /// The view's revision.
+        revision: u64,
+        /// Where the mirror is.
+        have: u64,
+    },
+    /// Something about the world came when no stream is open.
+    #[error("the controller spoke of the world before it granted a lease; asking for a snapshot")]
+    NotOpen,
+}
+
+/// The part of the state that ends with the stream.
+#[derive(Debug, Default)]
+struct Stream {
+    announced: BTreeSet<String>,
+    /// Announced apps whose answer was seen or came with the opening.
+    covered: BTreeSet<String>,
+    asked: BTreeMap<u64, BTreeSet<String>>,
+    last_serial: u64,
+    store_id: String,
+    resumed_from: u64,
+    synced: bool,
+}
+
+impl Stream {
+    /// What is known of an app ends when it leaves, even if it comes back before that could be announced.
+    fn forget_all_but(&mut self, hosted: &BTreeSet<String>) {
+        self.covered.retain(|app| hosted.contains(app));
+        self.asked.values_mut().for_each(|apps| apps.retain(|app| hosted.contains(app)));
+    }
+
+    /// Whether the app's policies are known, or on their way.
+    fn expects(&self, app: &str) -> bool {
+        self.covered.contains(app) || self.asked.values().any(|apps| apps.contains(app))
+    }
+}
+
+/// The mirror of the controller's world.
+#[derive(Debug, Default)]
+pub struct Mirror {
+    world: World,
+    hosted: BTreeSet<String>,
+    stream: Option<Stream>,
+    distrusted: bool,
+}
+
+impl Mirror {
+    /// A mirror that knows `world`, as saved by an earlier run, or an empty one.
+    #[must_use]
+    pub fn new(world: World) -> Self {
+        Self { world, ..Self::default() }
+    }
+
+    /// The world.
+    #[must_use]
+    pub fn world(&self) -> &World {
+        &self.world
+    }
+
+    /// The apps hosted now.
+    #[must_use]
+    pub fn hosted(&self) -> &BTreeSet<String> {
+        &self.hosted
+    }
+
+    /// Whether the world is kept up to date by a stream.
+    #[must_use]
+    pub fn is_live(&self) -> bool {
+        self.stream.as_ref().is_some_and(|stream| stream.synced)
+    }
+
+    /// Whether all policies of the app are known, as of the last word of the controller.
+    #[must_use]
+    pub fn is_complete(&self, app: &str) -> bool {
+        self.world.apps.contains(app)
+    }
+
+    /// Says which apps are hosted. What is not hosted any more is forgotten, unless the controller is away.
+    pub fn host(&mut self, apps: BTreeSet<String>) {
+        self.hosted = apps;
+        if let Some(stream) = &mut self.stream {
+            stream.forget_all_but(&self.hosted);
+        }
+        if self.is_live() {
+            self.world.retain_apps(&self.hosted);
+        }
+    }
+
+    /// A stream is being opened: what to say first.
+    pub fn open(&mut self) -> Opening {
+        let resumable =
+            !self.distrusted && self.world.revision > 0 && self.hosted.is_subset(&self.world.apps);
+        let apps = self.hosted.clone();
+        let resume = if resumable { self.world.revision } else { 0 };
+        let store_id = if resumable { self.world.store_id.clone() } else { String::new() };
+        let stream = Stream {
+            announced: apps.clone(),
+            covered: apps.clone(),
+            resumed_from: resume,
+            ..Stream::default()
+        };
+        self.stream = Some(stream);
+        Opening { store_id, resume, apps }
+    }
+
+    /// The controller granted the lease and said which store it speaks for.
+    pub fn granted(&mut self, store_id: &str) {
+        let Some(stream) = &mut self.stream else { return };
+        store_id.clone_into(&mut stream.store_id);
+        let resumes = stream.resumed_from > 0 && self.world.store_id == store_id;
+        stream.synced |= resumes;
+        if resumes {
+            self.world.retain_apps(&self.hosted);
+        }
+    }
+
+    /// The stream ended.
+    pub fn close(&mut self) {
+        self.stream = None;
+    }
+
+    /// The next stream has to start with a snapshot.
+    pub fn distrust(&mut self) {
+        self.distrusted = true;
+    }
+
+    /// What has to be announced on the stream, if anything.
+    pub fn announce(&mut self) -> Option<Announcement> {
+        let stream = self.stream.as_mut()?;
+        let added: BTreeSet<_> = self.hosted.iter().filter(|app| !stream.expects(app)).cloned().collect();
+        let removed: BTreeSet<_> = stream.announced.difference(&self.hosted).cloned().collect();
+        if added.is_empty() && removed.is_empty() {
+            return None;
+        }
+        stream.last_serial += 1;
+        stream.announced.clone_from(&self.hosted);
+        stream.asked.insert(stream.last_serial, added.clone());
+        Some(Announcement { serial: stream.last_serial, added, removed })
+    }
+
+    /// Takes what the controller says. On error nothing was changed, and the stream must be ended.
+    pub fn take(&mut self, update: Update) -> Result<(), Mismatch> {
+        let taken = match update {
+            Update::Snapshot { revision, leases, policies } => self.snapshot(revision, leases, policies),
+            Update::Delta { from, to, changes } => self.delta(from, to, changes),
+            Update::AppsView { serial, revision, policies } => self.view(serial, revision, policies),
+        };
+        self.distrusted |= taken.is_err();
+        taken
+    }
+
+    fn snapshot(&mut self, revision: u64, leases: Vec<Lease>, policies: Vec<Policy>) -> Result<(), Mismatch> {
+        let stream = self.stream.as_mut().ok_or(Mismatch::NotOpen)?;
+        stream.synced = true;
+        self.distrusted = false;
+        self.world = World {
+            store_id: stream.store_id.clone(),
+            revision,
+            apps: stream.covered.clone(),
+            leases: leases.into_iter().map(|lease| (lease.block, lease)).collect(),
+            policies: policies.into_iter().map(|policy| (policy.rule, policy.tags)).collect(),
+        };
+        self.world.retain_apps(&self.hosted);
+        Ok(())
+    }
+
+    fn delta(&mut self, from: u64, to: u64, changes: Vec<Change>) -> Result<(), Mismatch> {
+        let have = self.synced()?.world.revision;
+        if from != have || to < from {
+            return Err(Mismatch::Gap { from, to, have });
+        }
+        for change in changes {
+            self.apply(change);
+        }
+        self.world.revision = to;
+        Ok(())
+    }
+
+    /// Policies of apps that left while the delta was on its way are not taken in.
+    fn apply(&mut self, change: Change) {
+        let unwanted = matches!(&change, Change::PolicyPut(policy) if !policy.rule.touches(&self.hosted));
+        if !unwanted {
+            self.world.apply(change);
+        }
+    }
+
+    /// Replaces all that is known of the apps asked for. Deltas between the world's revision and the view's follow, and
+    /// are already in the view: putting and removing twice is harmless.
+    fn view(&mut self, serial: u64, revision: u64, policies: Vec<Policy>) -> Result<(), Mismatch> {
+        let have = self.synced()?.world.revision;
+        let stream = self.stream.as_mut().ok_or(Mismatch::NotOpen)?;
+        let asked = stream.asked.remove(&serial).ok_or(Mismatch::UnknownView(serial))?;
+        if revision < have {
+            return Err(Mismatch::StaleView { revision, have });
+        }
+        stream.covered.extend(asked.iter().cloned());
+        self.world.policies.retain(|rule, _| !rule.touches(&asked));
+        self.world.policies.extend(policies.into_iter().map(|policy| (policy.rule, policy.tags)));
+        self.world.apps.extend(asked);
+        self.world.retain_apps(&self.hosted);
+        Ok(())
+    }
+
+    fn synced(&self) -> Result<&Self, Mismatch> {
+        match &self.stream {
+            None => Err(Mismatch::NotOpen),
+            Some(stream) if !stream.synced => Err(Mismatch::Unsynced),
+            Some(_) => Ok(self),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

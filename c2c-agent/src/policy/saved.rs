@@ -1,0 +1,242 @@
+//! What the agent remembers over a restart: its lease, and the world it last saw. Two files, because the lease is
+//! written with every heartbeat and the world can be megabytes.
+//!
+//! A file is one header line (`c2c-agent <kind> <version> <crc32> <bytes>`) and a JSON document. It is replaced
+//! atomically, and read back whole or not at all: a damaged one is kept aside as `<name>.damaged`, and what was in it is
+//! asked of the controller again.
+
+use super::world::World;
+use crate::lease::Grant;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use std::fs;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Version of both documents.
+const VERSION: u32 = 1;
+const LEASE: &str = "lease";
+const WORLD: &str = "world";
+
+/// The lease, and when it was last good.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SavedLease {
+    /// What was granted.
+    pub grant: Grant,
+    /// When the controller last confirmed it, since the Unix epoch.
+    pub renewed: Duration,
+}
+
+/// Why something could not be remembered, or is not.
+#[derive(Debug, thiserror::Error)]
+pub enum SavedError {
+    /// The file cannot be written.
+    #[error("cannot write {}; free space or mend the permissions of its directory", path.display())]
+    Write {
+        /// Which file.
+        path: PathBuf,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// The file is there and cannot be read.
+    #[error("cannot read {}", path.display())]
+    Read {
+        /// Which file.
+        path: PathBuf,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// The file is not what was written.
+    #[error("{} is damaged ({why}): a copy is kept as {}.damaged, the controller is asked for everything again", path.display(), path.display())]
+    Damaged {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+}
+
+/// Where the agent remembers.
+#[derive(Clone, Debug)]
+pub struct Saved {
+    dir: PathBuf,
+}
+
+impl Saved {
+    /// Remembers in `dir`, the state directory.
+    pub fn new(dir: impl Into<PathBuf>) -> Self {
+        Self { dir: dir.into() }
+    }
+
+    /// The lease, if one was saved.
+    ///
+    /// # Errors
+    /// When the file cannot be read or is damaged; a damaged one is moved aside, so that the next call finds none.
+    pub fn lease(&self) -> Result<Option<SavedLease>, SavedError> {
+        self.read(LEASE)
+    }
+
+    /// The world, if one was saved.
+    ///
+    /// # Errors
+    /// As [`Saved::lease`].
+    pub fn world(&self) -> Result<Option<World>, SavedError> {
+        self.read(WORLD)
+    }
+
+    /// Remembers the lease.
+    ///
+    /// # Errors
+    /// When the file cannot be written; the old one is then still whole.
+    pub fn put_lease(&self, lease: &SavedLease) -> Result<(), SavedError> {
+        self.write(LEASE, lease)
+    }
+
+    /// Remembers the world.
+    ///
+    /// # Errors
+    /// As [`Saved::put_lease`].
+    pub fn put_world(&self, world: &World) -> Result<(), SavedError> {
+        self.write(WORLD, world)
+    }
+
+    /// Forgets the lease. Nothing saved is no error.
+    ///
+    /// # Errors
+    /// When the file cannot be removed.
+    pub fn forget_lease(&self) -> Result<(), SavedError> {
+        self.forget(LEASE)
+    }
+
+    /// Forgets everything, also what was kept as damaged.
+    ///
+    /// # Errors
+    /// When a file cannot be removed.
+    pub fn forget_all(&self) -> Result<(), SavedError> {
+        [LEASE, WORLD, "lease.damaged", "world.damaged"].into_iter().try_for_each(|kind| self.forget(kind))
+    }
+
+    fn forget(&self, kind: &str) -> Result<(), SavedError> {
+        let path = self.dir.join(kind);
+        match fs::remove_file(&path) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                Err(SavedError::Write { path, source })
+            }
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
+
+    fn write<T: Serialize>(&self, kind: &str, value: &T) -> Result<(), SavedError> {
+        let path = self.dir.join(kind);
+        let written = document(kind, value).and_then(|bytes| replace(&self.dir, &path, &bytes));
+        written.map_err(|source| SavedError::Write { path, source })
+    }
+
+    fn read<T: DeserializeOwned>(&self, kind: &str) -> Result<Option<T>, SavedError> {
+        let path = self.dir.join(kind);
+        let bytes = match fs::read(&path) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(source) => return Err(SavedError::Read { path, source }),
+        };
+        parse(kind, &bytes).map(Some).map_err(|why| set_aside(path, why))
+    }
+}
+
+fn document<T: Serialize>(kind: &str, value: &T) -> io::Result<Vec<u8>> {
+    let body = serde_json::to_vec(value)?;
+    let mut bytes = header(kind, &body).into_bytes();
+    bytes.extend_from_slice(&body);
+    Ok(bytes)
+}
+
+fn header(kind: &str, body: &[u8]) -> String {
+    format!("c2c-agent {kind} {VERSION} {:08x} {}\n", crc32fast::hash(body), body.len())
+}
+
+/// The directory is synced too, or the rename may not outlive a power cut.
+fn replace(dir: &Path, path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut file = tempfile::Builder::new().prefix(".saving-").tempfile_in(dir)?;
+    file.write_all(bytes)?;
+    file.as_file().sync_all()?;
+    file.persist(path)?;
+    fs::File::open(dir)?.sync_all()
+}
+
+fn parse<T: DeserializeOwned>(kind: &str, bytes: &[u8]) -> Result<T, String> {
+    let end = bytes.iter().position(|&byte| byte == b'\n').ok_or("it has no header line")?;
+    let (found, body) = bytes.split_at(end + 1);
+    let wanted = header(kind, body);
+    if found != wanted.as_bytes() {
+        let found = String::from_utf8_lossy(found);
+        return Err(format!(
+            "its header is {:?}, its content asks for {:?}",
+            found.trim_end(),
+            wanted.trim_end()
+        ));
+    }
+    serde_json::from_slice(body).map_err(|error| error.to_string())
+}
+
+/// A rename keeps the copy whole and the name free. When even that fails the file stays, and is replaced by the next
+/// write; the reader is told the same.
+fn set_aside(path: PathBuf, why: String) -> SavedError {
+    let mut aside = path.clone().into_os_string();
+    aside.push(".damaged");
+    match fs::rename(&path, aside) {
+        Ok(()) => SavedError::Damaged { path, why },
+        Err(source) => SavedError::Read { path, source },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn world() -> World {
+        World { store_id: "s".into(), revision: 7, apps: ["frontend".to_owned()].into(), ..World::default() }
+    }
+
+    #[test]
+    fn what_was_saved_is_read_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let saved = Saved::new(dir.path());
+        assert_eq!(saved.world().unwrap(), None);
+        saved.put_world(&world()).unwrap();
+        saved.put_world(&World { revision: 8, ..world() }).unwrap();
+        assert_eq!(saved.world().unwrap(), Some(World { revision: 8, ..world() }));
+        saved.forget_all().unwrap();
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn a_file_cut_short_or_changed_is_noticed_and_kept(cut in any::<prop::sample::Index>(), flip: bool) {
+            let dir = tempfile::tempdir().unwrap();
+            let saved = Saved::new(dir.path());
+            saved.put_world(&world()).unwrap();
+            let path = dir.path().join(WORLD);
+            let mut bytes = fs::read(&path).unwrap();
+            let at = cut.index(bytes.len());
+            if flip { bytes[at] ^= 1 } else { bytes.truncate(at) }
+            fs::write(&path, &bytes).unwrap();
+            let found = saved.world();
+            prop_assert!(matches!(found, Err(SavedError::Damaged { .. })), "{:?}", found);
+            prop_assert_eq!(fs::read(dir.path().join("world.damaged")).unwrap(), bytes);
+            prop_assert!(saved.world().unwrap().is_none());
+        }
+    }
+
+    #[test]
+    fn a_lease_is_not_taken_for_a_world() {
+        let dir = tempfile::tempdir().unwrap();
+        let saved = Saved::new(dir.path());
+        saved.put_world(&world()).unwrap();
+        fs::rename(dir.path().join(WORLD), dir.path().join(LEASE)).unwrap();
+        assert!(matches!(saved.lease(), Err(SavedError::Damaged { .. })));
+    }
+}
