@@ -1,0 +1,79 @@
+//! The tasks of this repository: what a newcomer types.
+//!
+//! No task knows how the fabric works. Building the eBPF object and installing what that takes is here; the lab and the
+//! demo are the `c2c-lab` binary's (`tests/`), which this one builds and starts as root.
+
+mod build;
+mod lint;
+mod object_check;
+mod run;
+mod setup;
+mod test;
+mod toolchain;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+/// The tasks of this repository.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// Install what building and testing needs and this machine lacks.
+    Setup {
+        /// Only say what is there and what is missing; exit code 1 when something is.
+        #[arg(long)]
+        check: bool,
+    },
+    /// Build the eBPF object into target/bpf/c2c.o, check it, then build the workspace.
+    Build,
+    /// Run two cells and tell their story, each line a real connection; then clean up. Needs root.
+    Demo {
+        /// Also write every line as JSON to this file.
+        #[arg(long, value_name = "FILE")]
+        json: Option<OsString>,
+    },
+    /// Run every test, or those whose name contains FILTER. Needs root.
+    Test {
+        /// Part of a test's name.
+        filter: Option<String>,
+    },
+    /// Check the format and run clippy, warnings denied, over the workspace and the eBPF programs.
+    Lint,
+    /// Run a lab of cells in network namespaces: up, status, add, exec, remove, down. Needs root.
+    #[command(disable_help_flag = true)]
+    Lab {
+        /// What `c2c-lab` is told; `cargo xtask lab --help` lists it.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
+}
+
+fn main() -> ExitCode {
+    match perform(Arguments::parse().task) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn perform(task: Task) -> Result<ExitCode> {
+    match task {
+        Task::Setup { check: true } => setup::check(),
+        Task::Setup { check: false } => setup::install_missing().map(|_| ExitCode::SUCCESS),
+        Task::Build => build::everything().map(|()| ExitCode::SUCCESS),
+        Task::Demo { json } => test::demo(json),
+        Task::Test { filter } => test::everything(filter.as_deref()),
+        Task::Lint => lint::everything().map(|()| ExitCode::SUCCESS),
+        Task::Lab { arguments } => test::lab(&arguments),
+    }
+}
