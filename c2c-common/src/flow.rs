@@ -14,10 +14,8 @@ pub struct FlowKey {
     pub addr: [Addr; 2],
     /// Their ports, network order.
     pub port: [u16; 2],
-    /// IP protocol number.
-    pub protocol: u8,
-    /// Zero.
-    pub pad: [u8; 3],
+    /// IP protocol number; a whole word, because padding would have to be zeroed byte by byte for every packet.
+    pub protocol: u32,
 }
 
 /// A transport end: address and port, both as on the wire.
@@ -43,7 +41,7 @@ impl FlowKey {
     pub const fn new(source: End, destination: End, protocol: u8) -> (Self, bool) {
         let from_first = source.rank() <= destination.rank();
         let (a, b) = if from_first { (source, destination) } else { (destination, source) };
-        (Self { addr: [a.addr, b.addr], port: [a.port, b.port], protocol, pad: [0; 3] }, from_first)
+        (Self { addr: [a.addr, b.addr], port: [a.port, b.port], protocol: protocol as u32 }, from_first)
     }
 }
 

@@ -80,6 +80,19 @@ impl Vxlan {
     }
 }
 
+/// What stands before a tunnelled IPv4 packet, as words in wire order. Aligned so that zeroing it is eight stores.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C, align(8))]
+pub struct OuterHeaders(pub [u16; OUTER_LEN as usize / 2]);
+
+impl OuterHeaders {
+    /// The bytes as they go on the wire.
+    #[must_use]
+    pub fn to_bytes(&self) -> [u8; OUTER_LEN as usize] {
+        to_bytes(&self.0)
+    }
+}
+
 /// A packet's way through the tunnel.
 #[derive(Clone, Copy, Debug)]
 pub struct Tunnel {
@@ -111,16 +124,17 @@ impl Tunnel {
     /// not set and the IP id is zero: what Linux's own VXLAN device sends by default, but for the id.
     #[inline(always)]
     #[must_use]
-    pub fn outer(&self) -> [u8; OUTER_LEN as usize] {
-        let mut h = [0u16; OUTER_LEN as usize / 2];
+    pub fn outer(&self) -> OuterHeaders {
+        let mut headers = OuterHeaders([0; OUTER_LEN as usize / 2]);
+        let h = &mut headers.0;
         h[6] = ETHERTYPE_IPV4.to_be();
-        self.outer_ipv4(&mut h);
+        self.outer_ipv4(h);
         h[17] = self.source_port.to_be();
         h[18] = self.udp_port;
         h[19] = self.inner_len.wrapping_add(UDP_EXTRA).to_be();
-        self.vxlan(&mut h);
-        self.inner_ethernet(&mut h);
-        to_bytes(&h)
+        self.vxlan(h);
+        self.inner_ethernet(h);
+        headers
     }
 
     #[inline(always)]
@@ -223,7 +237,7 @@ mod tests {
 
     #[test]
     fn outer_headers_are_what_rfc_7348_says() {
-        let h = tunnel(0x1234).outer();
+        let h = tunnel(0x1234).outer().to_bytes();
         assert_eq!(h[12..14], [0x08, 0x00]);
         assert_eq!(h[14..16], [0x45, 0x01], "version, length, and only the ECN bits of the inner packet");
         assert_eq!(h[16..18], 110u16.to_be_bytes(), "outer length is the inner 60 and 50");
@@ -237,12 +251,12 @@ mod tests {
 
     #[test]
     fn no_tag_means_no_group_flag() {
-        assert_eq!(tunnel(0).outer()[42..46], [0x08, 0, 0, 0]);
+        assert_eq!(tunnel(0).outer().to_bytes()[42..46], [0x08, 0, 0, 0]);
     }
 
     #[test]
     fn what_is_written_is_what_is_read() {
-        let h = tunnel(77).outer();
+        let h = tunnel(77).outer().to_bytes();
         let vxlan = Vxlan::parse(h[42..50].try_into().unwrap());
         assert_eq!(vxlan, Vxlan { vni: Some(0x0a_0b_0c), tag: 77 });
         assert_eq!(Vxlan::parse([0; 8]), Vxlan { vni: None, tag: 0 });

@@ -35,7 +35,7 @@ pub fn to_cell(ctx: &TcContext, config: &Config, lease: &Lease, h: &Headers, tag
     if skb::grow_for_tunnel(ctx).is_err() {
         return by_slow_path(ctx, config, lease, tag);
     }
-    match skb::store(ctx, 0, &outer) {
+    match skb::store_outer(ctx, &outer) {
         Ok(()) => Verdict::Deliver(Outcome::ToCell, skb::redirect_neigh(config.underlay_ifindex)),
         Err(_) => Verdict::Drop(Outcome::Failed),
     }

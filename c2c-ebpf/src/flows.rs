@@ -64,7 +64,7 @@ pub fn answers_cell(hook: Hook, h: &Headers) -> bool {
 /// Whether the flow that an ICMP error is about is known here.
 #[inline(always)]
 pub fn is_related(key: &FlowKey) -> bool {
-    track::is_related(maps::flow(key).1, key.protocol, skb::now_ns())
+    track::is_related(maps::flow(key).1, key.protocol as u8, skb::now_ns())
 }
 
 const CELL_TO_CONTAINER: Ends =

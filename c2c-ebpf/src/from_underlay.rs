@@ -90,9 +90,12 @@ fn admit(
         Some(vni) if vni != config.vni => return Err(Outcome::WrongVni),
         Some(_) => {}
     }
-    let inner = if outer.in_place { h.read(ctx, OUTER_LEN) } else { h.read(ctx, ETH_LEN) };
+    if outer.in_place {
+        h.read(ctx, OUTER_LEN)?
+    } else {
+        h.read(ctx, ETH_LEN)?
+    }
     bind(config, h, outer.source)?;
-    inner?;
     let endpoint = maps::endpoint(h.destination).ok_or(Outcome::UnknownDestination)?;
     match decide(ctx, h, outer.vxlan.tag, endpoint.tag) {
         None => Ok(endpoint),

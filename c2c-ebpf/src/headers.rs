@@ -9,8 +9,10 @@ use c2c_common::wire::{self, ETHERTYPE_IPV4, ICMP, IP_FRAGMENT, IPV4_LEN, TCP, U
 use crate::kernel::packet::Frame;
 use crate::kernel::skb;
 
-/// Bytes behind the IPv4 header's start that parsing may look at: the longest IPv4 header and the shortest of TCP.
-const LOOK_AHEAD: u32 = 80;
+/// Bytes from the IPv4 header's start that parsing reads directly: an IPv4 header without options and the shortest of
+/// TCP. Not one more: a TCP sender keeps its payload in pages, and to ask for a byte of it has it copied (measured at
+/// a third of the program's time).
+const LOOK_AHEAD: u32 = IPV4_LEN + 20;
 
 /// The headers of a packet between containers. Aligned so that zeroing it is a few stores: aya's `memset` is a loop over
 /// bytes, and this runs for every packet.

@@ -130,7 +130,7 @@ fn an_unknown_tag_an_unknown_destination_and_a_header_that_cannot_be_read_are_de
         let unreadable = [
             ("malformed", whole[..1].to_vec()),
             // Without a source there is nothing that the cell's lease could hold.
-            ("foreign_lease", whole[..INNER_IPV4].to_vec()),
+            ("malformed", whole[..INNER_IPV4].to_vec()),
             ("malformed", with(0, 0x44)),
             ("malformed", with(2, 0xff)),
             ("malformed", whole[..whole.len() - 1].to_vec()),

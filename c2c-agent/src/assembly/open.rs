@@ -116,7 +116,8 @@ pub(super) async fn open(config: &Config, lock: Lock) -> Result<Cell, OpenError>
     let tenure = tenure.map(|tenure| moved(tenure, facts.underlay));
     let lease = tenure.as_ref().map(|tenure| tenure.grant.clone());
     tracing::info!(adopted = datapath.adopted(), lease = lease.is_some(), "the datapath is open");
-    let fabric = Arc::new(Fabric::new(datapath, facts, world.unwrap_or_else(World::default), lease));
+    let fabric = Fabric::new(datapath, facts, world.unwrap_or_else(World::default), lease);
+    let fabric = Arc::new(fabric.remembering(saved.clone()));
     let manager = Arc::new(Manager::open(&config.state_dir, Arc::clone(&fabric))?);
     let cell = Cell { _lock: lock, facts, fabric, manager, saved, tenure };
     cell.recover(&config.pending_dir).await?;

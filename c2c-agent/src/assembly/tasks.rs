@@ -230,10 +230,11 @@ fn save_lease(saved: &Saved, tenure: Option<Tenure>) -> Result<(), SavedError> {
     }
 }
 
-/// A world that was never received is not worth a file.
+/// The fabric has written it down before it enforced it; here the disk is made to hold it. A world that was never
+/// received is no file.
 fn save_world(saved: &Saved, fabric: &Fabric) -> Result<(), SavedError> {
-    let world = fabric.world();
-    if world.revision == 0 { Ok(()) } else { saved.put_world(&world) }
+    fabric.remember()?;
+    if fabric.applied().received == 0 { Ok(()) } else { saved.sync_world() }
 }
 
 fn owing(saved: Result<(), SavedError>) -> bool {

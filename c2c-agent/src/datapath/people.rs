@@ -132,7 +132,7 @@ fn row(key: &FlowKey, flow: &Flow, now_ns: u64) -> FlowRow {
         source_port: u16::from_be(key.port[opener]),
         destination: to_ipv4(key.addr[other]),
         destination_port: u16::from_be(key.port[other]),
-        protocol: key.protocol,
+        protocol: protocol(key),
         state: state(key, flow, now_ns).to_owned(),
         verdict: verdict(flow).to_owned(),
         idle_seconds: now_ns.saturating_sub(flow.seen_ns) / 1_000_000_000,
@@ -140,8 +140,13 @@ fn row(key: &FlowKey, flow: &Flow, now_ns: u64) -> FlowRow {
     }
 }
 
+/// A word that is no protocol number can only be another layout's; it is shown as 0.
+fn protocol(key: &FlowKey) -> u8 {
+    u8::try_from(key.protocol).unwrap_or(0)
+}
+
 fn state(key: &FlowKey, flow: &Flow, now_ns: u64) -> &'static str {
-    if flow.expired(key.protocol, now_ns) { "expired" } else { State::from_raw(flow.state).as_str() }
+    if flow.expired(protocol(key), now_ns) { "expired" } else { State::from_raw(flow.state).as_str() }
 }
 
 fn verdict(flow: &Flow) -> &'static str {

@@ -21,7 +21,7 @@ unsafe impl aya::Pod for Raw<LeaseKey> {}
 unsafe impl aya::Pod for Raw<Lease> {}
 // SAFETY: repr(C), three u16 and two u8 (asserted 8 bytes).
 unsafe impl aya::Pod for Raw<PolicyKey> {}
-// SAFETY: repr(C), two u32, two u16, u8 and a byte array that spells the padding out (asserted 16 bytes).
+// SAFETY: repr(C), two u32, two u16, one u32: no padding (asserted 16 bytes).
 unsafe impl aya::Pod for Raw<FlowKey> {}
 // SAFETY: repr(C), two u64, u32, u16, two u8 (asserted 24 bytes).
 unsafe impl aya::Pod for Raw<Flow> {}

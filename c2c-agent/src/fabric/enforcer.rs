@@ -10,6 +10,7 @@ use crate::datapath::{self, Change};
 use crate::lease::Grant;
 use crate::policy::compile::{self, Cell, Placed, Rows};
 use crate::policy::mirror::{Mirror, Mismatch, Update};
+use crate::policy::saved::{Saved, SavedError};
 use crate::policy::world::{self, Policy};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
@@ -66,6 +67,9 @@ pub(super) struct Enforcer<K> {
     settled: bool,
     enforced: u64,
     failure: Option<String>,
+    saved: Option<Saved>,
+    /// Whether the world that is enforced is the one on disk.
+    remembered: bool,
 }
 
 impl<K: Kernel> Enforcer<K> {
@@ -82,7 +86,30 @@ impl<K: Kernel> Enforcer<K> {
             restored: false,
             enforced: 0,
             failure: None,
+            saved: None,
+            remembered: true,
         }
+    }
+
+    pub(super) fn remember_in(&mut self, saved: Saved) {
+        self.saved = Some(saved);
+    }
+
+    /// Writes the world down. It is done before the world is enforced: an agent that is killed in between finds, when it
+    /// starts again, a world that is newer than the maps, which costs nothing. The other way round it would undo in the
+    /// maps what it does not remember, and cut flows that are allowed.
+    pub(super) fn remember(&mut self) -> Result<(), SavedError> {
+        self.remembered = false;
+        if let Some(saved) = &self.saved {
+            saved.put_world(self.mirror.world())?;
+        }
+        self.remembered = true;
+        Ok(())
+    }
+
+    /// The same, if it did not succeed before.
+    pub(super) fn remember_owed(&mut self) -> Result<(), SavedError> {
+        if self.remembered { Ok(()) } else { self.remember() }
     }
 
     pub(super) fn mirror(&mut self) -> &mut Mirror {
@@ -124,9 +151,12 @@ impl<K: Kernel> Enforcer<K> {
         self.mirror.take(update)?;
         if only_revision && self.failure.is_none() {
             self.enforced = self.mirror.world().revision;
-        } else {
-            self.enforce();
+            return Ok(self.applied());
         }
+        if let Err(error) = self.remember() {
+            tracing::error!(error = chain(&error), "enforced all the same; saved as soon as it can be");
+        }
+        self.enforce();
         Ok(self.applied())
     }
 

@@ -19,6 +19,7 @@ use crate::endpoint::Record;
 use crate::lease::Grant;
 use crate::policy::compile::{Cell, Placed};
 use crate::policy::mirror::{Announcement, Mirror, Mismatch, Opening, Update};
+use crate::policy::saved::{Saved, SavedError};
 use crate::policy::world::World;
 use enforcer::Enforcer;
 use ipnet::Ipv4Net;
@@ -98,6 +99,21 @@ impl<K: Kernel> Fabric<K> {
             heard: watch::Sender::default(),
             world: watch::Sender::default(),
         }
+    }
+
+    /// From now on, writes every world down before it is enforced.
+    #[must_use]
+    pub fn remembering(self, saved: Saved) -> Self {
+        self.lock().remember_in(saved);
+        self
+    }
+
+    /// Writes the world down if that failed when it came.
+    ///
+    /// # Errors
+    /// When it fails again.
+    pub fn remember(&self) -> Result<(), SavedError> {
+        self.lock().remember_owed()
     }
 
     /// Where a new container gets its address from; nothing when no lease is held, or the one held must be assumed lost.
@@ -214,11 +230,6 @@ impl<K: Kernel> Fabric<K> {
     /// What can be told about the fabric.
     pub fn view(&self) -> View {
         self.lock().view()
-    }
-
-    /// The world, to be saved.
-    pub fn world(&self) -> World {
-        self.lock().mirror().world().clone()
     }
 
     /// Told when the set of hosted apps may have changed.

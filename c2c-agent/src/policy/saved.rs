@@ -93,12 +93,27 @@ impl Saved {
         self.write(LEASE, lease)
     }
 
-    /// Remembers the world.
+    /// Remembers the world, so that it outlives this process; [`Saved::sync_world`] makes it outlive the machine. The
+    /// two are apart because this is done before every change is enforced, and a sync takes milliseconds: what only a
+    /// power cut can lose, a power cut takes from the kernel too.
     ///
     /// # Errors
     /// As [`Saved::put_lease`].
     pub fn put_world(&self, world: &World) -> Result<(), SavedError> {
-        self.write(WORLD, world)
+        let path = self.dir.join(WORLD);
+        let written = document(WORLD, world).and_then(|bytes| replace(&self.dir, &path, &bytes, |_| Ok(())));
+        written.map_err(|source| SavedError::Write { path, source })
+    }
+
+    /// Has the disk hold the world that was remembered last.
+    ///
+    /// # Errors
+    /// As [`Saved::put_lease`].
+    pub fn sync_world(&self) -> Result<(), SavedError> {
+        let path = self.dir.join(WORLD);
+        let synced =
+            fs::File::open(&path).and_then(|file| file.sync_all()).and_then(|()| sync_dir(&self.dir));
+        synced.map_err(|source| SavedError::Write { path, source })
     }
 
     /// Forgets the lease. Nothing saved is no error.
@@ -129,7 +144,9 @@ impl Saved {
 
     fn write<T: Serialize>(&self, kind: &str, value: &T) -> Result<(), SavedError> {
         let path = self.dir.join(kind);
-        let written = document(kind, value).and_then(|bytes| replace(&self.dir, &path, &bytes));
+        let written = document(kind, value)
+            .and_then(|bytes| replace(&self.dir, &path, &bytes, fs::File::sync_all))
+            .and_then(|()| sync_dir(&self.dir));
         written.map_err(|source| SavedError::Write { path, source })
     }
 
@@ -155,12 +172,21 @@ fn header(kind: &str, body: &[u8]) -> String {
     format!("c2c-agent {kind} {VERSION} {:08x} {}\n", crc32fast::hash(body), body.len())
 }
 
-/// The directory is synced too, or the rename may not outlive a power cut.
-fn replace(dir: &Path, path: &Path, bytes: &[u8]) -> io::Result<()> {
+fn replace(
+    dir: &Path,
+    path: &Path,
+    bytes: &[u8],
+    settle: impl Fn(&fs::File) -> io::Result<()>,
+) -> io::Result<()> {
     let mut file = tempfile::Builder::new().prefix(".saving-").tempfile_in(dir)?;
     file.write_all(bytes)?;
-    file.as_file().sync_all()?;
+    settle(file.as_file())?;
     file.persist(path)?;
+    Ok(())
+}
+
+/// Without it a rename may not outlive a power cut.
+fn sync_dir(dir: &Path) -> io::Result<()> {
     fs::File::open(dir)?.sync_all()
 }
 

@@ -9,7 +9,7 @@ use aya_ebpf::{
     helpers::generated as helper,
     programs::TcContext,
 };
-use c2c_common::wire::{ETH_LEN, OVERHEAD};
+use c2c_common::wire::{ETH_LEN, OVERHEAD, OuterHeaders};
 
 /// `BPF_ADJ_ROOM_MAC` of `enum bpf_adj_room_mode`: adjust behind the Ethernet header.
 const BPF_ADJ_ROOM_MAC: u32 = 1;
@@ -98,6 +98,12 @@ pub fn pull(ctx: &TcContext, len: u32) -> Result<(), Refused> {
 #[inline(always)]
 pub fn store<const N: usize>(ctx: &TcContext, offset: u32, bytes: &[u8; N]) -> Result<(), Refused> {
     ctx.store(offset as usize, bytes, 0).map_err(|_| Refused)
+}
+
+/// Overwrites the frame's start with a tunnel's headers.
+#[inline(always)]
+pub fn store_outer(ctx: &TcContext, headers: &OuterHeaders) -> Result<(), Refused> {
+    ctx.store(0, &headers.0, 0).map_err(|_| Refused)
 }
 
 /// Copies bytes from `offset`, wherever in the skb they are.

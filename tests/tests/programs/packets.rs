@@ -122,7 +122,7 @@ pub(crate) fn tunnelled(outer_source: Ipv4Addr, vni: u32, tag: u16, inner: &[u8]
         inner_len: u16::try_from(inner_ip.len()).unwrap(),
         inner_tos: 0,
     };
-    let mut packet = outer.outer().to_vec();
+    let mut packet = outer.outer().to_bytes().to_vec();
     packet[0..6].copy_from_slice(&UNDERLAY_MACS.1);
     packet[6..12].copy_from_slice(&UNDERLAY_MACS.0);
     packet.extend_from_slice(inner_ip);

@@ -182,3 +182,30 @@ fn a_container_without_an_app_name_is_wired_and_never_announced() {
     assert_eq!(enforcer.mirror().announce(), None);
     assert!(!enforcer.awaits(""));
 }
+
+#[test]
+fn a_world_is_on_disk_before_it_is_in_the_maps() {
+    let dir = tempfile::tempdir().unwrap();
+    let saved = Saved::new(dir.path());
+    // A kernel with room for no policy: what was received is remembered although it is not enforced.
+    let mut enforcer = leased(Fake::default());
+    enforcer.add(address(2), place("f", 20)).unwrap();
+    enforcer.remember_in(saved.clone());
+    enforcer.take(snapshot(7, &[7000])).unwrap();
+    assert_eq!((saved.world().unwrap().unwrap().revision, enforcer.applied().enforced), (7, 0));
+    saved.sync_world().unwrap();
+}
+
+#[test]
+fn what_cannot_be_remembered_is_enforced_and_remembered_later() {
+    let dir = tempfile::tempdir().unwrap();
+    let gone = dir.path().join("gone");
+    let mut enforcer = leased(roomy());
+    enforcer.remember_in(Saved::new(&gone));
+    enforcer.take(snapshot(7, &[7000])).unwrap();
+    assert_eq!(enforcer.applied().enforced, 7);
+    assert!(enforcer.remember_owed().is_err());
+    std::fs::create_dir(&gone).unwrap();
+    enforcer.remember_owed().unwrap();
+    assert_eq!(Saved::new(&gone).world().unwrap().unwrap().revision, 7);
+}
