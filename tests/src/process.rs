@@ -82,6 +82,11 @@ impl Process {
         Ok(())
     }
 
+    /// Tells a daemon to read its configuration again.
+    pub fn hang_up(self) -> Result<()> {
+        self.signal(Signal::HUP)
+    }
+
     /// Sends a signal; nothing happens when the process is gone.
     pub fn signal(self, signal: Signal) -> Result<()> {
         let Some(descriptor) = self.descriptor()? else { return Ok(()) };

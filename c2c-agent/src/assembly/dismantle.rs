@@ -50,7 +50,9 @@ async fn unwire(cell: &Cell) -> anyhow::Result<()> {
 }
 
 fn remove(cell: Cell) -> anyhow::Result<()> {
-    cell.fabric.uninstall().context("cannot remove all programs and maps")?;
+    for device in cell.fabric.uninstall().context("cannot remove all programs and maps")? {
+        host::remove_clsact(&device).with_context(|| format!("cannot remove the qdisc made on {device}"))?;
+    }
     host::remove_vxlan_device(VXLAN_DEVICE).context("cannot remove the VXLAN device")?;
     cell.saved.forget_all()?;
     Ok(())

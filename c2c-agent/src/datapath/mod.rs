@@ -37,12 +37,12 @@ use table::Table;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Attach {
-    /// TCX where the kernel has it (6.6), clsact filters otherwise.
+    /// TCX links on the underlay where the kernel has them (6.6), clsact filters on endpoints and elsewhere.
     #[default]
     Auto,
-    /// TCX links only.
+    /// TCX links everywhere.
     Tcx,
-    /// clsact filters only.
+    /// clsact filters everywhere.
     Clsact,
 }
 
@@ -136,7 +136,7 @@ impl Datapath {
             flows: load::hash(&mut programs, c2c_common::layout::FLOWS)?,
             refusals: load::hash(&mut programs, c2c_common::layout::REFUSALS)?,
             counters: load::per_cpu(&mut programs, c2c_common::layout::COUNTERS)?,
-            links: Links::open(settings)?,
+            links: Links::open(settings),
             settings: settings.clone(),
             adopted,
             programs,
@@ -303,6 +303,12 @@ impl Datapath {
         self.links.adopt_all(&mut programs)?;
         (self.settings, self.programs, self.trace) = (settings, programs, reader);
         Ok(())
+    }
+
+    /// Devices of the host on which a clsact qdisc was made for us; to be removed after [`Datapath::uninstall`].
+    #[must_use]
+    pub fn made_qdiscs(&self) -> Vec<String> {
+        self.links.made_qdiscs()
     }
 
     /// Takes off and unpins everything of ours. The programs end with this value.

@@ -268,12 +268,15 @@ impl Fabric {
         self.lock().datapath().set_trace(trace)
     }
 
-    /// Takes everything of ours out of the kernel.
+    /// Takes everything of ours out of the kernel, and answers on which devices a clsact qdisc that was made for us is
+    /// left to be removed.
     ///
     /// # Errors
     /// When a pin cannot be removed; the rest is removed all the same.
-    pub fn uninstall(&self) -> Result<(), datapath::Error> {
-        self.lock().datapath().uninstall()
+    pub fn uninstall(&self) -> Result<Vec<String>, datapath::Error> {
+        let mut enforcer = self.lock();
+        let qdiscs = enforcer.datapath().made_qdiscs();
+        enforcer.datapath().uninstall().map(|()| qdiscs)
     }
 
     /// The flow table.

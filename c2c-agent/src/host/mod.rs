@@ -9,6 +9,7 @@ mod end;
 mod link;
 mod netlink;
 mod netns;
+mod qdisc;
 mod sysctl;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -19,6 +20,7 @@ mod vxlan;
 pub use end::{Drift, End, Observed};
 pub use link::{Link, find_link, links, remove_link};
 pub use netns::{Netns, NetnsId};
+pub use qdisc::remove_clsact;
 pub use underlay::{Underlay, underlay};
 pub use veth::{Pair, create_pair};
 pub use vxlan::{ensure_vxlan_device, remove_vxlan_device};

@@ -33,12 +33,20 @@ pub struct Options {
     pub block_prefix_length: u8,
     /// Sizes of maps that differ from what ships, for agents.
     pub map_capacity: Vec<(String, u32)>,
+    /// Further keys of the agents' configuration, with their values as TOML.
+    pub agent: Vec<(String, String)>,
 }
 
 impl Default for Options {
     fn default() -> Self {
         let overlay_network = "10.255.0.0/16".to_owned();
-        Self { cells: 2, overlay_network, block_prefix_length: 24, map_capacity: Vec::new() }
+        Self {
+            cells: 2,
+            overlay_network,
+            block_prefix_length: 24,
+            map_capacity: Vec::new(),
+            agent: Vec::new(),
+        }
     }
 }
 
@@ -244,6 +252,9 @@ fn agent_config(place: &Place, cell: &Cell, options: &Options) -> String {
         pending_dir(cell),
         cell.metrics_address,
     );
+    for (key, value) in &options.agent {
+        let _written = writeln!(text, "{key} = {value}");
+    }
     if !options.map_capacity.is_empty() {
         text.push_str("\n[map_capacity]\n");
     }
