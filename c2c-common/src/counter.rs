@@ -30,6 +30,12 @@ impl Hook {
     pub const ALL: [Self; 4] =
         [Self::FromContainer, Self::FromUnderlay, Self::ToContainer, Self::XdpUnderlay];
 
+    /// The hook of this number.
+    #[must_use]
+    pub fn from_raw(raw: u8) -> Option<Self> {
+        Self::ALL.into_iter().find(|hook| *hook as u8 == raw)
+    }
+
     /// The program's name, as in metrics and logs.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -134,6 +140,12 @@ impl Outcome {
         Self::UnrelatedIcmp,
         Self::TooBig,
     ];
+
+    /// The outcome of this number.
+    #[must_use]
+    pub fn from_raw(raw: u8) -> Option<Self> {
+        Self::ALL.into_iter().find(|outcome| *outcome as u8 == raw)
+    }
 
     /// Whether the packet went no further.
     #[inline(always)]

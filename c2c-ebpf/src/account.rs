@@ -2,7 +2,8 @@
 //! it loads the programs, so that with tracing off the verifier removes the code.
 
 use aya_ebpf::programs::TcContext;
-use aya_log_ebpf::{debug, info};
+use aya_log_ebpf::info;
+use aya_log_ebpf::macro_support::{Level, level_enabled};
 use c2c_common::addr::Addr;
 use c2c_common::counter::{Hook, Outcome};
 
@@ -27,17 +28,9 @@ impl Account {
     #[inline(always)]
     pub fn deliver(&self, ctx: &TcContext, outcome: Outcome, h: &Headers, action: i32) -> i32 {
         maps::count(self.hook, outcome, self.packets, self.bytes);
-        debug!(
-            ctx,
-            "{} {} {:i}:{} > {:i}:{} protocol {}",
-            self.hook.as_str(),
-            outcome.as_str(),
-            host(h.source),
-            u16::from_be(h.source_port),
-            host(h.destination),
-            u16::from_be(h.destination_port),
-            h.protocol
-        );
+        if level_enabled(Level::Debug) {
+            self.tell(ctx, outcome, h);
+        }
         action
     }
 
@@ -45,18 +38,27 @@ impl Account {
     #[inline(always)]
     pub fn drop(&self, ctx: &TcContext, outcome: Outcome, h: &Headers) -> i32 {
         maps::count(self.hook, outcome, self.packets, self.bytes);
+        if level_enabled(Level::Info) {
+            self.tell(ctx, outcome, h);
+        }
+        DROP
+    }
+
+    /// Hook and outcome go as numbers, which the agent names: text of changing length costs the verifier more states
+    /// than Linux 6.1 has.
+    #[inline(never)]
+    fn tell(&self, ctx: &TcContext, outcome: Outcome, h: &Headers) {
         info!(
             ctx,
             "{} {} {:i}:{} > {:i}:{} protocol {}",
-            self.hook.as_str(),
-            outcome.as_str(),
+            self.hook as u8,
+            outcome as u8,
             host(h.source),
             u16::from_be(h.source_port),
             host(h.destination),
             u16::from_be(h.destination_port),
             h.protocol
         );
-        DROP
     }
 
     /// Counts what is neither a delivery nor a drop: an answer sent or kept back.

@@ -33,8 +33,6 @@ impl Traces {
         let mut files = files_below(&cell.pin_dir)?;
         files.extend(files_below(&cell.state_dir.join("endpoints"))?);
         files.extend(files_below(&cell.state_dir.join("pending-del"))?);
-        // The address given last stays noted, so that the next container does not get it at once.
-        files.retain(|path| !path.ends_with("/last-address"));
         Ok(Self { network: NetworkState::of(&cell.namespace())?, files })
     }
 

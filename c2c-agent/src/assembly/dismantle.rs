@@ -2,7 +2,7 @@
 
 use super::open::{Cell, Lock, OpenError, VXLAN_DEVICE, open};
 use crate::config::Config;
-use crate::host;
+use crate::{endpoint, host};
 use anyhow::{Context, anyhow, bail};
 use std::fs;
 use std::io;
@@ -62,8 +62,10 @@ fn remove(cell: Cell) -> anyhow::Result<()> {
 fn forget(config: &Config) -> anyhow::Result<()> {
     let endpoints = config.state_dir.join("endpoints");
     gone(fs::remove_dir_all(&endpoints)).with_context(|| format!("cannot remove {}", endpoints.display()))?;
-    let lock = config.state_dir.join("lock");
-    gone(fs::remove_file(&lock)).with_context(|| format!("cannot remove {}", lock.display()))?;
+    for file in [endpoint::LAST_ADDRESS, "lock"] {
+        let path = config.state_dir.join(file);
+        gone(fs::remove_file(&path)).with_context(|| format!("cannot remove {}", path.display()))?;
+    }
     for dir in [&config.pending_dir, &config.state_dir] {
         // Not there, or not empty: both are as they should be.
         let _ = fs::remove_dir(dir);

@@ -114,11 +114,16 @@ impl Links {
     fn attach_clsact(&self, program: &mut SchedClassifier, place: &Place<'_>) -> Result<(), Error> {
         let name = device(place.ifindex)?;
         let failed = |source| Error::program(place.program, place.pin, source);
-        if self.swap_clsact(program, &name, place.pin, place.hook).is_ok() {
-            return Ok(());
+        let is_marked = self.path(place.pin).is_dir();
+        // An endpoint's device is ours, so a filter in our place on it is ours too, also when its mark is lost.
+        let may_swap = is_marked || is_endpoint(place.pin);
+        if may_swap && swap_clsact(program, &name, place.hook).is_ok() {
+            return if is_marked { Ok(()) } else { self.mark(place.pin, &name, false) };
         }
         // "Exists" is what is wanted; any other failure shows when the filter is attached.
         let made = qdisc_add_clsact(&name).is_ok();
+        // On a device of others, one whose mark is lost is known by its program's name. None is the usual case.
+        let _ = qdisc_detach_program(&name, place.hook, place.program);
         let handle = TcHandle::new(0, HANDLE);
         let options = NlOptions { priority: PRIORITY, handle, classid: None };
         let id = program
@@ -127,23 +132,6 @@ impl Links {
         // Dropping the link would take the filter off.
         mem::forget(program.take_link(id).map_err(failed)?);
         self.mark(place.pin, &name, made)
-    }
-
-    fn swap_clsact(
-        &self,
-        program: &mut SchedClassifier,
-        device: &str,
-        pin: &str,
-        hook: TcAttachType,
-    ) -> Result<(), ProgramError> {
-        if !self.path(pin).is_dir() {
-            return Err(ProgramError::NotAttached);
-        }
-        let handle = TcHandle::new(0, HANDLE);
-        let link = SchedClassifierLink::attached(device, hook, PRIORITY, handle, None)?;
-        let id = program.attach_to_link(link)?;
-        mem::forget(program.take_link(id)?);
-        Ok(())
     }
 
     /// Attaches the shield in the wanted mode, or swaps it in where it is attached so; takes any other off.
@@ -198,7 +186,7 @@ impl Links {
     }
 
     fn adopt_clsact(&self, program: &mut SchedClassifier, pin: &str) -> Swap {
-        let swapped = self.device_of(pin).map(|(device, hook)| self.swap_clsact(program, &device, pin, hook));
+        let swapped = self.device_of(pin).map(|(device, hook)| swap_clsact(program, &device, hook));
         if matches!(swapped, Some(Ok(()))) { Swap::Done } else { Swap::NotThere }
     }
 
@@ -290,6 +278,15 @@ impl Links {
     fn path(&self, pin: &str) -> PathBuf {
         self.directory.join(pin)
     }
+}
+
+/// Puts the program under our filter, atomically.
+fn swap_clsact(program: &mut SchedClassifier, device: &str, hook: TcAttachType) -> Result<(), ProgramError> {
+    let link = SchedClassifierLink::attached(device, hook, PRIORITY, TcHandle::new(0, HANDLE), None)?;
+    let id = program.attach_to_link(link)?;
+    // Dropping the link would take the filter off.
+    mem::forget(program.take_link(id)?);
+    Ok(())
 }
 
 #[derive(PartialEq, Eq)]

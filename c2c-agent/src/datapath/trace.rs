@@ -9,6 +9,7 @@ use std::thread::{self, JoinHandle};
 
 use aya::Ebpf;
 use aya_log::EbpfLogger;
+use c2c_common::counter::{Hook, Outcome};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::{Error, Trace};
@@ -38,7 +39,8 @@ impl Reader {
         if trace == Trace::Off {
             return Ok(None);
         }
-        let logger = EbpfLogger::init(programs).map_err(|error| Error::Trace(io::Error::other(error)))?;
+        let logger = EbpfLogger::init_with_logger(programs, Names)
+            .map_err(|error| Error::Trace(io::Error::other(error)))?;
         let stop = Arc::new(AtomicBool::new(false));
         let seen = Arc::clone(&stop);
         let thread = thread::Builder::new().name("trace".to_owned()).spawn(move || read(logger, &seen));
@@ -57,12 +59,54 @@ impl Drop for Reader {
     }
 }
 
-fn read(mut logger: EbpfLogger<&'static dyn log::Log>, stop: &AtomicBool) {
+fn read(mut logger: EbpfLogger<Names>, stop: &AtomicBool) {
     while !stop.load(Ordering::Relaxed) {
         let ready =
             poll(&mut [PollFd::new(logger.as_fd(), PollFlags::POLLIN)], PollTimeout::from(PATIENCE_MS));
         if matches!(ready, Ok(n) if n > 0) {
             logger.flush();
+        }
+    }
+}
+
+/// Gives the programs' messages names: they begin with the numbers of a hook and an outcome.
+#[derive(Debug)]
+struct Names;
+
+impl log::Log for Names {
+    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        tracing::info!(target: "c2c_agent::trace", "{}", named(&record.args().to_string()));
+    }
+
+    fn flush(&self) {}
+}
+
+/// A message that does not begin so is passed on as it is.
+fn named(message: &str) -> String {
+    let mut words = message.splitn(3, ' ');
+    let hook = words.next().and_then(|n| n.parse::<u8>().ok()).and_then(Hook::from_raw);
+    let outcome = words.next().and_then(|n| n.parse::<u8>().ok()).and_then(Outcome::from_raw);
+    match (hook, outcome, words.next()) {
+        (Some(hook), Some(outcome), Some(rest)) => format!("{} {} {rest}", hook.as_str(), outcome.as_str()),
+        _ => message.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::named;
+
+    #[test]
+    fn numbers_become_names() {
+        let message = "1 21 10.255.1.2:40000 > 10.255.2.2:7000 protocol 6";
+        let wanted = "from_underlay policy_denied 10.255.1.2:40000 > 10.255.2.2:7000 protocol 6";
+        assert_eq!(named(message), wanted);
+        for strange in ["", "1", "9 99 x", "hello", "1 15 x"] {
+            assert_eq!(named(strange), strange);
         }
     }
 }

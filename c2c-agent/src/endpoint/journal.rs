@@ -14,8 +14,9 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use tempfile::NamedTempFile;
 
-/// Where the address handed out last is noted, so that a restart does not reuse it at once.
-const LAST_ADDRESS: &str = "last-address";
+/// Where the address handed out last is noted, so that a restart does not reuse it at once. Beside the directory of
+/// records, which is empty when no container is there.
+pub(crate) const LAST_ADDRESS: &str = "last-address";
 /// Files being written begin so; a crash leaves them behind.
 const UNFINISHED: &str = ".writing-";
 
@@ -89,11 +90,15 @@ impl Journal {
 
     /// Notes which address was handed out last. Only a hint, so it is written in place, and failing to fails nothing.
     pub(super) fn write_last_address(&self, address: Ipv4Addr) {
-        let file = File::options().write(true).create(true).truncate(false).open(self.dir.join(LAST_ADDRESS));
+        let file = File::options().write(true).create(true).truncate(false).open(self.last_address());
         let padded = format!("{address:<15}\n");
         if let Err(error) = file.and_then(|mut file| file.write_all(padded.as_bytes())) {
             tracing::warn!(%error, "cannot note the address handed out last");
         }
+    }
+
+    fn last_address(&self) -> PathBuf {
+        self.dir.with_file_name(LAST_ADDRESS)
     }
 
     /// Removes a record; it may be gone already.
@@ -116,7 +121,9 @@ impl Journal {
 
     fn load(&self) -> io::Result<Loaded> {
         DirBuilder::new().recursive(true).mode(0o700).create(&self.dir)?;
-        let mut loaded = Loaded::default();
+        let noted = fs::read_to_string(self.last_address()).ok();
+        let last_address = noted.and_then(|text| text.trim().parse().ok());
+        let mut loaded = Loaded { last_address, ..Loaded::default() };
         for entry in fs::read_dir(&self.dir)? {
             let path = entry?.path();
             self.load_file(&path, &mut loaded)?;
@@ -130,9 +137,7 @@ impl Journal {
         if name.starts_with(UNFINISHED) {
             return fs::remove_file(path);
         }
-        if name == LAST_ADDRESS {
-            loaded.last_address = fs::read_to_string(path).ok().and_then(|text| text.trim().parse().ok());
-        } else if name.ends_with(".json") {
+        if name.ends_with(".json") {
             match read_record(path, &name) {
                 Ok(record) => loaded.records.push(record),
                 Err(error) => {

@@ -18,6 +18,7 @@ mod turns;
 mod wire;
 
 pub use journal::Error;
+pub(crate) use journal::LAST_ADDRESS;
 pub use manager::Manager;
 pub use record::{Record, State};
 pub use recovery::Report;

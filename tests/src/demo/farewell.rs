@@ -70,9 +70,7 @@ fn left_behind(lab: &Lab, cell: &Cell) -> Result<String> {
         let maps = counters::maps(lab, &cell.name)?;
         Ok(["ENDPOINTS", "POLICIES"].iter().all(|map| maps.get(*map).is_some_and(|map| map.entries == 0)))
     });
-    let mut records = files_below(&cell.state_dir.join("endpoints"))?;
-    // The address given last stays noted, so that the next container does not get it at once.
-    records.retain(|path| !path.ends_with("/last-address"));
+    let records = files_below(&cell.state_dir.join("endpoints"))?;
     Ok(match (emptied, records.is_empty()) {
         (Ok(()), true) => "none".to_owned(),
         (Err(error), _) => format!("{error:#}"),

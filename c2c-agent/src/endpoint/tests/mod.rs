@@ -133,7 +133,6 @@ impl Cell {
         let entries = fs::read_dir(self.dir.path().join("endpoints")).unwrap();
         let mut names: Vec<_> =
             entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
-        names.retain(|name| name != "last-address");
         names.sort();
         names
     }

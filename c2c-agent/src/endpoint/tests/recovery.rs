@@ -153,7 +153,7 @@ async fn damage_of_any_kind_does_not_stop_the_start() {
     }
     let twin = good.replace("\"good\"", "\"twin\"");
     fs::write(cell.record_file("twin"), twin).unwrap();
-    fs::write(cell.dir.path().join("endpoints/last-address"), "nonsense").unwrap();
+    fs::write(cell.dir.path().join("last-address"), "nonsense").unwrap();
     fs::write(cell.dir.path().join("endpoints/.writing-x"), "half").unwrap();
     let (cell, report) = cell.recovered().await;
     assert_eq!(report.failed, NOTHING);
