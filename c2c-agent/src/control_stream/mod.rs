@@ -16,6 +16,7 @@ use c2c_proto::tls;
 use c2c_proto::v1;
 use c2c_proto::v1::fabric_client::FabricClient;
 use convert::{BadMessage, Heard};
+use futures::FutureExt;
 use reconnect::{Ended, Reconnect};
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -32,6 +33,8 @@ const TICK: Duration = Duration::from_secs(1);
 const ANSWER_DEADLINE: Duration = Duration::from_secs(15);
 /// Messages that may wait to be sent. The agent says little; a controller that lets so many wait does not read.
 const OUTBOX: usize = 64;
+/// Updates that are enforced together at most, so that a controller that never pauses is still told how far the cell is.
+const MAX_UPDATES: usize = 1_024;
 /// A snapshot of 100,000 policies, about 120 bytes each, with room.
 const MAX_MESSAGE_BYTES: usize = 64 << 20;
 
@@ -102,9 +105,41 @@ struct Session {
     granted: bool,
     /// The revision that the controller was last told is enforced.
     acknowledged: u64,
+    /// What was read while updates were gathered and is none.
+    ahead: Option<Result<Heard, Fault>>,
 }
 
 impl Session {
+    /// What the controller says next. Nothing is lost when the future is dropped.
+    async fn next(&mut self) -> Result<Heard, Fault> {
+        match self.ahead.take() {
+            Some(heard) => heard,
+            None => self.read().await,
+        }
+    }
+
+    async fn read(&mut self) -> Result<Heard, Fault> {
+        let message = self.inbox.message().await?.ok_or(Fault::Finished)?;
+        Ok(convert::heard(message)?)
+    }
+
+    /// This update and those that are here already: a cell that is behind catches up by writing its maps once for many
+    /// changes.
+    fn updates(&mut self, first: Update) -> Vec<Update> {
+        let mut updates = vec![first];
+        while updates.len() < MAX_UPDATES {
+            match self.read().now_or_never() {
+                None => break,
+                Some(Ok(Heard::Update(update))) => updates.push(update),
+                other => {
+                    self.ahead = other;
+                    break;
+                }
+            }
+        }
+        updates
+    }
+
     fn say(&self, message: v1::AgentMessage) -> Result<(), Fault> {
         self.outbox.try_send(message).map_err(|_| Fault::Clogged)
     }
@@ -160,7 +195,7 @@ impl<K: Kernel> Stream<K> {
         let answer = timeout(ANSWER_DEADLINE, client.sync(ReceiverStream::new(queue))).await;
         let inbox = answer.map_err(|_| Fault::Silent)??.into_inner();
         self.heed(Input::Opened)?;
-        Ok(Session { outbox, inbox, opened: Instant::now(), granted: false, acknowledged: 0 })
+        Ok(Session { outbox, inbox, opened: Instant::now(), granted: false, acknowledged: 0, ahead: None })
     }
 
     async fn follow(
@@ -174,10 +209,7 @@ impl<K: Kernel> Stream<K> {
         let mut apps = self.fabric.watch_apps();
         loop {
             tokio::select! {
-                message = session.inbox.message() => {
-                    let message = message?.ok_or(Fault::Finished)?;
-                    self.hear(convert::heard(message)?, &mut session, reconnect).await?;
-                }
+                heard = session.next() => self.hear(heard?, &mut session, reconnect).await?,
                 _ = apps.changed() => self.announce(&session)?,
                 _ = tick.tick() => self.tick(&mut session)?,
                 () = stop.said() => return Err(Fault::Stopped),
@@ -217,8 +249,8 @@ impl<K: Kernel> Stream<K> {
 
     /// The maps are written on a thread that may block: a first snapshot can be thousands of rows.
     async fn take(&mut self, update: Update, session: &mut Session) -> Result<(), Fault> {
-        let fabric = Arc::clone(&self.fabric);
-        let taken = tokio::task::spawn_blocking(move || fabric.take(update)).await;
+        let (fabric, updates) = (Arc::clone(&self.fabric), session.updates(update));
+        let taken = tokio::task::spawn_blocking(move || fabric.take(updates)).await;
         let applied = taken.map_err(|error| Status::internal(error.to_string()))??;
         self.view.send_modify(|view| view.applied(applied, now()));
         tracing::debug!(revision = applied.received, enforced = applied.enforced, "the world changed");

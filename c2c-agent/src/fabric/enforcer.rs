@@ -146,18 +146,27 @@ impl<K: Kernel> Enforcer<K> {
         }
     }
 
-    pub(super) fn take(&mut self, update: Update) -> Result<Applied, Mismatch> {
-        let only_revision = matches!(&update, Update::Delta { changes, .. } if changes.is_empty());
-        self.mirror.take(update)?;
-        if only_revision && self.failure.is_none() {
+    pub(super) fn take(&mut self, updates: impl IntoIterator<Item = Update>) -> Result<Applied, Mismatch> {
+        let mut changed = self.failure.is_some();
+        let taken = updates.into_iter().try_for_each(|update| {
+            let only_revision = matches!(&update, Update::Delta { changes, .. } if changes.is_empty());
+            self.mirror.take(update)?;
+            changed |= !only_revision;
+            Ok(())
+        });
+        if changed {
+            self.remember_and_enforce();
+        } else {
             self.enforced = self.mirror.world().revision;
-            return Ok(self.applied());
         }
+        taken.map(|()| self.applied())
+    }
+
+    fn remember_and_enforce(&mut self) {
         if let Err(error) = self.remember() {
             tracing::error!(error = chain(&error), "enforced all the same; saved as soon as it can be");
         }
         self.enforce();
-        Ok(self.applied())
     }
 
     pub(super) fn applied(&self) -> Applied {

@@ -204,9 +204,10 @@ impl<K: Kernel> Fabric<K> {
     /// Takes what the controller says about the world and enforces it; answers how far the cell has got.
     ///
     /// # Errors
-    /// When it does not follow from what was said before. The old world stays enforced, and the stream must be ended.
-    pub fn take(&self, update: Update) -> Result<Applied, Mismatch> {
-        let applied = self.lock().take(update)?;
+    /// With the first update that does not follow from what was said before. What came before it is enforced, and the
+    /// stream must be ended.
+    pub fn take(&self, updates: impl IntoIterator<Item = Update>) -> Result<Applied, Mismatch> {
+        let applied = self.lock().take(updates)?;
         self.heard.send_replace(());
         self.world.send_replace(());
         Ok(applied)

@@ -81,7 +81,7 @@ fn tags_are_written_before_policies_and_policies_before_the_configuration() {
     let mut enforcer = leased(roomy());
     enforcer.add(address(2), place("f", 20)).unwrap();
     log(&mut enforcer);
-    let applied = enforcer.take(snapshot(5, &[80])).unwrap();
+    let applied = enforcer.take([snapshot(5, &[80])]).unwrap();
     assert_eq!(applied, Applied { received: 5, enforced: 5 });
     assert_eq!(log(&mut enforcer), ["0 leases", "endpoint 10.255.1.2 tag 1", "1 policies", "configure"]);
 }
@@ -89,9 +89,9 @@ fn tags_are_written_before_policies_and_policies_before_the_configuration() {
 #[test]
 fn a_revision_that_changes_nothing_writes_nothing() {
     let mut enforcer = leased(roomy());
-    enforcer.take(snapshot(5, &[])).unwrap();
+    enforcer.take([snapshot(5, &[])]).unwrap();
     log(&mut enforcer);
-    let applied = enforcer.take(Update::Delta { from: 5, to: 8, changes: Vec::new() }).unwrap();
+    let applied = enforcer.take([Update::Delta { from: 5, to: 8, changes: Vec::new() }]).unwrap();
     assert_eq!(applied.enforced, 8);
     assert_eq!(log(&mut enforcer), Vec::<String>::new());
 }
@@ -100,12 +100,12 @@ fn a_revision_that_changes_nothing_writes_nothing() {
 fn a_full_map_is_told_not_acknowledged_and_tried_again() {
     let mut enforcer = leased(Fake { room: 1, ..Fake::default() });
     enforcer.add(address(2), place("f", 20)).unwrap();
-    let applied = enforcer.take(snapshot(5, &[80, 8_000])).unwrap();
+    let applied = enforcer.take([snapshot(5, &[80, 8_000])]).unwrap();
     assert_eq!(applied, Applied { received: 5, enforced: 0 });
     assert!(enforcer.view().failure.unwrap().contains("map POLICIES is full"));
     assert_eq!(enforcer.datapath().policies.len(), 1);
     assert_eq!(enforcer.reconcile(CELL).failed.len(), 1);
-    let empty = enforcer.take(Update::Delta { from: 5, to: 6, changes: Vec::new() }).unwrap();
+    let empty = enforcer.take([Update::Delta { from: 5, to: 6, changes: Vec::new() }]).unwrap();
     assert_eq!(empty.enforced, 0, "what is owing is not forgotten by a revision without changes");
     enforcer.datapath().room = 2;
     assert_eq!(enforcer.reconcile(CELL), Report::default());
@@ -116,7 +116,7 @@ fn a_full_map_is_told_not_acknowledged_and_tried_again() {
 fn drift_is_put_back_and_said_and_then_there_is_none() {
     let mut enforcer = leased(roomy());
     enforcer.add(address(2), place("f", 20)).unwrap();
-    enforcer.take(snapshot(5, &[80])).unwrap();
+    enforcer.take([snapshot(5, &[80])]).unwrap();
     assert_eq!(enforcer.reconcile(CELL), Report::default());
     enforcer.datapath().policies.clear();
     enforcer.datapath().endpoints.clear();
@@ -156,7 +156,7 @@ fn adopted_maps_stay_as_they_are_until_lease_and_world_are_known() {
     enforcer.reconcile(CELL);
     let kernel = enforcer.datapath();
     assert_eq!((kernel.policies.len(), kernel.config.ready, kernel.endpoints[&address(2)].tag), (1, 1, 7));
-    enforcer.take(snapshot(3, &[80])).unwrap();
+    enforcer.take([snapshot(3, &[80])]).unwrap();
     let kernel = enforcer.datapath();
     assert_eq!((kernel.policies.len(), kernel.endpoints[&address(2)].tag), (1, 1));
     assert!(!kernel.policies.contains_key(&PolicyKey::default()));
@@ -191,7 +191,7 @@ fn a_world_is_on_disk_before_it_is_in_the_maps() {
     let mut enforcer = leased(Fake::default());
     enforcer.add(address(2), place("f", 20)).unwrap();
     enforcer.remember_in(saved.clone());
-    enforcer.take(snapshot(7, &[7000])).unwrap();
+    enforcer.take([snapshot(7, &[7000])]).unwrap();
     assert_eq!((saved.world().unwrap().unwrap().revision, enforcer.applied().enforced), (7, 0));
     saved.sync_world().unwrap();
 }
@@ -202,10 +202,28 @@ fn what_cannot_be_remembered_is_enforced_and_remembered_later() {
     let gone = dir.path().join("gone");
     let mut enforcer = leased(roomy());
     enforcer.remember_in(Saved::new(&gone));
-    enforcer.take(snapshot(7, &[7000])).unwrap();
+    enforcer.take([snapshot(7, &[7000])]).unwrap();
     assert_eq!(enforcer.applied().enforced, 7);
     assert!(enforcer.remember_owed().is_err());
     std::fs::create_dir(&gone).unwrap();
     enforcer.remember_owed().unwrap();
     assert_eq!(Saved::new(&gone).world().unwrap().unwrap().revision, 7);
+}
+
+#[test]
+fn updates_that_come_together_are_written_once() {
+    let mut enforcer = leased(roomy());
+    enforcer.add(address(2), place("f", 20)).unwrap();
+    log(&mut enforcer);
+    let applied = enforcer.take([snapshot(5, &[80]), snapshot(6, &[80, 81])]).unwrap();
+    assert_eq!(applied.enforced, 6);
+    assert_eq!(log(&mut enforcer).iter().filter(|line| *line == "configure").count(), 1);
+}
+
+#[test]
+fn what_came_before_an_update_that_does_not_fit_is_enforced() {
+    let mut enforcer = leased(roomy());
+    let gap = Update::Delta { from: 8, to: 9, changes: Vec::new() };
+    assert!(enforcer.take([snapshot(5, &[80]), gap]).is_err());
+    assert_eq!(enforcer.applied().enforced, 5);
 }
