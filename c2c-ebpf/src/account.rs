@@ -29,7 +29,7 @@ impl Account {
     pub fn deliver(&self, ctx: &TcContext, outcome: Outcome, h: &Headers, action: i32) -> i32 {
         maps::count(self.hook, outcome, self.packets, self.bytes);
         if level_enabled(Level::Debug) {
-            self.tell(ctx, outcome, h);
+            tell(ctx, self.hook, outcome, &{ *h });
         }
         action
     }
@@ -39,26 +39,9 @@ impl Account {
     pub fn drop(&self, ctx: &TcContext, outcome: Outcome, h: &Headers) -> i32 {
         maps::count(self.hook, outcome, self.packets, self.bytes);
         if level_enabled(Level::Info) {
-            self.tell(ctx, outcome, h);
+            tell(ctx, self.hook, outcome, &{ *h });
         }
         DROP
-    }
-
-    /// Hook and outcome go as numbers, which the agent names: text of changing length costs the verifier more states
-    /// than Linux 6.1 has.
-    #[inline(never)]
-    fn tell(&self, ctx: &TcContext, outcome: Outcome, h: &Headers) {
-        info!(
-            ctx,
-            "{} {} {:i}:{} > {:i}:{} protocol {}",
-            self.hook as u8,
-            outcome as u8,
-            host(h.source),
-            u16::from_be(h.source_port),
-            host(h.destination),
-            u16::from_be(h.destination_port),
-            h.protocol
-        );
     }
 
     /// Counts what is neither a delivery nor a drop: an answer sent or kept back.
@@ -66,6 +49,23 @@ impl Account {
     pub fn note(&self, outcome: Outcome) {
         maps::count(self.hook, outcome, 1, 0);
     }
+}
+
+/// Hook and outcome go as numbers, which the agent names: text of changing length costs the verifier more states than
+/// Linux 6.1 has. The headers come as a copy, or the packet path would have to keep them in memory instead of registers.
+#[inline(never)]
+fn tell(ctx: &TcContext, hook: Hook, outcome: Outcome, h: &Headers) {
+    info!(
+        ctx,
+        "{} {} {:i}:{} > {:i}:{} protocol {}",
+        hook as u8,
+        outcome as u8,
+        host(h.source),
+        u16::from_be(h.source_port),
+        host(h.destination),
+        u16::from_be(h.destination_port),
+        h.protocol
+    );
 }
 
 /// aya-log prints addresses from host order.
