@@ -18,6 +18,10 @@ const GATEWAY: u32 = u32::from_ne_bytes([169, 254, 0, 1]);
 /// The program.
 #[inline(always)]
 pub fn run(ctx: &TcContext, h: &mut Headers) -> Verdict {
+    // The tag would stay with the packet through the tunnel and reach a VLAN of the underlay.
+    if skb::has_vlan_tag(ctx) {
+        return Verdict::Drop(Outcome::NotIpv4);
+    }
     if let Err(outcome) = h.read(ctx, ETH_LEN) {
         return Verdict::Drop(outcome);
     }

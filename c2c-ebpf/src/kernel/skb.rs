@@ -36,6 +36,13 @@ pub fn ingress_ifindex(ctx: &TcContext) -> u32 {
     unsafe { (*ctx.skb.skb).ingress_ifindex }
 }
 
+/// Whether the frame bears a VLAN tag that is kept beside its bytes, where a parser does not see it.
+#[inline(always)]
+pub fn has_vlan_tag(ctx: &TcContext) -> bool {
+    // SAFETY: as for `ifindex`.
+    unsafe { (*ctx.skb.skb).vlan_present != 0 }
+}
+
 /// The packet's mark, which stays with it inside this cell's stack.
 #[inline(always)]
 pub fn mark(ctx: &TcContext) -> u32 {
