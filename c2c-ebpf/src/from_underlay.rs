@@ -40,7 +40,6 @@ pub fn run(ctx: &TcContext, h: &mut Headers) -> Verdict {
         Some(Err(outcome)) => return Verdict::Drop(outcome),
         Some(Ok(outer)) => outer,
     };
-    h.outer_source = outer.source;
     match admit(ctx, config, h, &outer) {
         Ok(endpoint) => into_container(ctx, &outer, endpoint),
         Err(outcome) if outer.in_place => Verdict::refuse_if_audible(outcome),

@@ -41,8 +41,6 @@ pub struct Headers {
     pub tcp_flags: u8,
     /// ICMP type.
     pub icmp_type: u8,
-    /// Another cell's underlay address, for a packet that came through the tunnel.
-    pub outer_source: Addr,
 }
 
 impl Headers {
