@@ -274,8 +274,8 @@ impl Datapath {
         self.epoch.set(0, epoch.wrapping_add(1), 0).map_err(|source| Error::map(name, source))
     }
 
-    /// Reads the kernel's rows anew, so that the next `set_*` also mends what somebody else changed, and attaches what
-    /// somebody else detached. True when anything differed.
+    /// Reads the kernel's rows anew, so that the next `set_*` also mends what somebody else changed. True when anything
+    /// differed.
     ///
     /// # Errors
     /// When a map cannot be read.
