@@ -11,7 +11,7 @@ use std::io;
 pub(crate) const INCOMPATIBLE_VERSION: u32 = 1;
 /// An environment variable is missing or cannot be right.
 pub(crate) const INVALID_ENVIRONMENT: u32 = 4;
-/// stdin cannot be read.
+/// stdin cannot be read, or stdout not be written.
 pub(crate) const IO_FAILURE: u32 = 5;
 /// stdin cannot be decoded.
 pub(crate) const DECODING_FAILURE: u32 = 6;
@@ -51,6 +51,11 @@ impl CniError {
     /// stdin cannot be read.
     pub(crate) fn stdin(error: &io::Error) -> Self {
         Self::new(IO_FAILURE, format!("cannot read the network configuration from stdin: {error}"))
+    }
+
+    /// The answer cannot be written to stdout.
+    pub(crate) fn output(error: &dyn Error) -> Self {
+        Self::new(IO_FAILURE, format!("cannot write the answer to stdout: {error}"))
     }
 
     /// The same error with details.

@@ -1,21 +1,27 @@
-//! The CNI plugin of c2c, and nothing but a shim: it checks what the runtime says as the CNI specification (1.1.0, and
-//! the reference `skel` where runtimes rely on that) wants it, asks the agent within a deadline, and words the answer.
+//! The CNI plugin of c2c, which is Garden's external networker as well, and nothing but a shim: it checks what the
+//! runtime says as the CNI specification (1.1.0, and the reference `skel` where runtimes rely on that) or guardian wants
+//! it, asks the agent within a deadline, and words the answer.
 //!
-//! [`run`] is the whole of it, a function of environment, stdin and agent. It holds no state, makes no interface, and
-//! knows no lease; without the agent it can do one thing, which is to leave a DEL for later.
+//! [`run`] is the whole of CNI, a function of environment, stdin and agent; [`run_garden`] is Garden's. Nothing here holds
+//! state, makes an interface, or knows a lease; without the agent it can do one thing, which is to leave a DEL for later.
 
 mod actions;
 mod conf;
 mod env;
 mod error;
+mod fields;
+mod garden;
 mod pending;
 mod previous;
 mod result;
 #[cfg(test)]
 mod tests;
 mod version;
+mod wiring;
+mod wishes;
 
 pub use error::CniError;
+pub use garden::run_garden;
 pub use version::SUPPORTED as SUPPORTED_VERSIONS;
 
 use c2c_proto::agent_api::Request;
@@ -36,7 +42,7 @@ const MAX_STDIN_BYTES: u64 = 4 << 20;
 pub struct Outcome {
     /// One JSON document, or nothing.
     pub stdout: Option<String>,
-    /// Lines for people, on stderr.
+    /// Lines for people, on stderr, whole.
     pub log: Vec<String>,
     /// Whether the exit code is 0.
     pub ok: bool,
@@ -90,10 +96,11 @@ pub fn run(
     let mut spoken = version::NEWEST.to_owned();
     match dispatch(environment, stdin, agent, &mut spoken) {
         Ok(Said { document, log }) => {
+            let log = log.into_iter().map(|line| format!("c2c-cni: {line}")).collect();
             Outcome { stdout: document.map(|value| value.to_string()), log, ok: true }
         }
         Err(error) => {
-            let log = vec![error.to_string()];
+            let log = vec![format!("c2c-cni: {error}")];
             Outcome { stdout: Some(error.document(&spoken).to_string()), log, ok: false }
         }
     }

@@ -5,6 +5,12 @@ use crate::version::is_before_1;
 use serde_json::{Map, Value};
 use std::net::Ipv4Addr;
 
+/// Refuses a previous result that ours cannot be added to.
+pub(crate) fn check(previous: &Map<String, Value>, version: &str) -> Result<(), CniError> {
+    check_version(previous, version)?;
+    ["interfaces", "ips", "routes"].iter().try_for_each(|key| list(previous, key).map(drop))
+}
+
 /// Refuses a previous result of another shape than the configuration's version has. One without a version has it.
 pub(crate) fn check_version(previous: &Map<String, Value>, version: &str) -> Result<(), CniError> {
     let found = previous.get("cniVersion").and_then(Value::as_str).unwrap_or(version);

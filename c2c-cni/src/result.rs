@@ -15,7 +15,7 @@ pub(crate) fn document(added: &Added, netns: &str, conf: &Conf) -> Result<Value,
     append(&mut result, "ips", vec![ip(added, before + 1, &conf.version)])?;
     append(&mut result, "routes", vec![json!({ "dst": "0.0.0.0/0", "gw": added.gateway })])?;
     result.insert("cniVersion".to_owned(), conf.version.as_str().into());
-    put_dns(&mut result, conf);
+    put_dns(&mut result, added, conf);
     Ok(Value::Object(result))
 }
 
@@ -50,15 +50,25 @@ fn ip(added: &Added, interface: usize, version: &str) -> Value {
     ip
 }
 
-/// The configuration's, when the plugins before us said nothing. Before 1.0.0 it is printed even when it is empty.
-fn put_dns(result: &mut Map<String, Value>, conf: &Conf) {
-    let said = result.get("dns").and_then(Value::as_object).is_some_and(|dns| !dns.is_empty());
-    if said {
-        return;
+/// The first who says something about a key counts: the plugins before us, then the configuration, then the agent. Before
+/// 1.0.0 `dns` is printed even when it is empty.
+fn put_dns(result: &mut Map<String, Value>, added: &Added, conf: &Conf) {
+    let said = result.get("dns").and_then(Value::as_object).filter(|dns| !dns.is_empty());
+    let mut dns = said.unwrap_or(&conf.dns).clone();
+    if said.is_none() {
+        put_absent(&mut dns, "nameservers", added.dns_servers.as_ref());
+        put_absent(&mut dns, "search", added.search_domains.as_ref());
     }
-    if is_before_1(&conf.version) || !conf.dns.is_empty() {
-        result.insert("dns".to_owned(), conf.dns.clone().into());
+    if is_before_1(&conf.version) || !dns.is_empty() {
+        result.insert("dns".to_owned(), dns.into());
     } else {
         result.remove("dns");
+    }
+}
+
+/// A list that the agent was not told of stays absent, and an empty one is an empty one.
+fn put_absent(dns: &mut Map<String, Value>, key: &str, list: Option<&Vec<String>>) {
+    if let Some(list) = list {
+        dns.entry(key).or_insert_with(|| list.clone().into());
     }
 }

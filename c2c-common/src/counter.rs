@@ -60,17 +60,21 @@ pub enum Outcome {
     ToHost = 2,
     /// Sent to another cell by the kernel's VXLAN device, because the program could not encapsulate it.
     ToSlowPath = 3,
+    /// Sent to the outside, with the cell's address or, where nothing is masqueraded, with its own.
+    ToOutside = 4,
     /// A refusal (RST or ICMP) sent in answer to a packet that was dropped. The drop itself is counted apart.
-    RefusalSent = 4,
+    RefusalSent = 8,
     /// A refusal kept back by the rate limit.
-    RefusalLimited = 5,
+    RefusalLimited = 9,
     /// A flow that the flow table did not take; the packet was decided without it.
-    FlowNotStored = 6,
+    FlowNotStored = 10,
+    /// A new connection beyond the rate limit, let through because the limit is a dry run.
+    RateWouldLimit = 11,
     /// A header that cannot be read, or lengths that contradict each other.
     Malformed = 16,
     /// Not IPv4.
     NotIpv4 = 17,
-    /// A fragment.
+    /// A later fragment of a packet whose first one was not seen.
     Fragment = 18,
     /// A container sent from an address that is not its own.
     SpoofedSource = 19,
@@ -98,10 +102,26 @@ pub enum Outcome {
     UnrelatedIcmp = 30,
     /// Larger than the overlay's MTU with "don't fragment" set.
     TooBig = 31,
+    /// ARP: both ends of an endpoint's pair know each other by static entries, so only a spoofer sends any.
+    Arp = 32,
+    /// A container sent what could pass for this cell's own tunnel.
+    OwnTunnel = 33,
+    /// Its options choose its route.
+    SourceRoute = 34,
+    /// Every port of the pool that it could be masqueraded with is taken.
+    NatExhausted = 35,
+    /// A new connection beyond the container's rate to that destination.
+    RateLimited = 36,
+    /// A new connection beyond those that the container may hold at one time.
+    ConnectionsLimited = 37,
+    /// A rule allowed the flow to the outside once and is gone.
+    EgressRevoked = 38,
+    /// Congestion was signalled on the way to a packet that says it does not understand the signal (RFC 6040).
+    Ecn = 39,
 }
 
 /// Counters that a hook has.
-pub const SLOTS: u32 = 32;
+pub const SLOTS: u32 = 64;
 /// Entries of the `COUNTERS` map.
 pub const COUNTERS_CAPACITY: u32 = SLOTS * 4;
 const FIRST_DROP: u8 = Outcome::Malformed as u8;
@@ -115,14 +135,16 @@ pub const fn index(hook: Hook, outcome: Outcome) -> u32 {
 
 impl Outcome {
     /// All outcomes, in the order of their numbers.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 33] = [
         Self::ToEndpoint,
         Self::ToCell,
         Self::ToHost,
         Self::ToSlowPath,
+        Self::ToOutside,
         Self::RefusalSent,
         Self::RefusalLimited,
         Self::FlowNotStored,
+        Self::RateWouldLimit,
         Self::Malformed,
         Self::NotIpv4,
         Self::Fragment,
@@ -139,6 +161,14 @@ impl Outcome {
         Self::Failed,
         Self::UnrelatedIcmp,
         Self::TooBig,
+        Self::Arp,
+        Self::OwnTunnel,
+        Self::SourceRoute,
+        Self::NatExhausted,
+        Self::RateLimited,
+        Self::ConnectionsLimited,
+        Self::EgressRevoked,
+        Self::Ecn,
     ];
 
     /// The outcome of this number.
@@ -157,7 +187,7 @@ impl Outcome {
     /// Whether the packet reached somewhere.
     #[must_use]
     pub const fn is_delivery(self) -> bool {
-        self as u8 <= Self::ToSlowPath as u8
+        self as u8 <= Self::ToOutside as u8
     }
 
     /// Whether the sender hears of the drop (RST or ICMP): it meant well and would otherwise wait for a timeout.
@@ -172,6 +202,11 @@ impl Outcome {
                 | Self::PolicyRevoked
                 | Self::EgressDenied
                 | Self::CellDenied
+                | Self::TooBig
+                | Self::NatExhausted
+                | Self::RateLimited
+                | Self::ConnectionsLimited
+                | Self::EgressRevoked
         )
     }
 
@@ -183,9 +218,11 @@ impl Outcome {
             Self::ToCell => "to_cell",
             Self::ToHost => "to_host",
             Self::ToSlowPath => "to_slow_path",
+            Self::ToOutside => "to_outside",
             Self::RefusalSent => "refusal_sent",
             Self::RefusalLimited => "refusal_limited",
             Self::FlowNotStored => "flow_not_stored",
+            Self::RateWouldLimit => "rate_would_limit",
             Self::Malformed => "malformed",
             Self::NotIpv4 => "not_ipv4",
             Self::Fragment => "fragment",
@@ -202,6 +239,14 @@ impl Outcome {
             Self::Failed => "failed",
             Self::UnrelatedIcmp => "unrelated_icmp",
             Self::TooBig => "too_big",
+            Self::Arp => "arp",
+            Self::OwnTunnel => "own_tunnel",
+            Self::SourceRoute => "source_route",
+            Self::NatExhausted => "nat_exhausted",
+            Self::RateLimited => "rate_limited",
+            Self::ConnectionsLimited => "connections_limited",
+            Self::EgressRevoked => "egress_revoked",
+            Self::Ecn => "ecn",
         }
     }
 }

@@ -78,6 +78,11 @@ pub mod flag {
     pub const FIN_FORWARD: u8 = 16;
     /// The other end sent FIN.
     pub const FIN_REVERSE: u8 = 32;
+    /// Between containers: replies are translated back to a mapped port of the cell, through which the flow was opened.
+    /// With the outside: the flow was opened from there, to a mapped port.
+    pub const MAPPED: u8 = 64;
+    /// The flow is one of the connections that its container's ceiling counts.
+    pub const COUNTED: u8 = 128;
 }
 
 /// How far a flow has come.

@@ -7,10 +7,14 @@
 #![forbid(unsafe_code)]
 
 pub mod addr;
+pub mod bucket;
 pub mod checksum;
 pub mod counter;
+pub mod egress;
 pub mod flow;
 pub mod layout;
+pub mod options;
+pub mod outside;
 pub mod ports;
 pub mod refusal;
 pub mod track;

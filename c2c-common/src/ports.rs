@@ -50,31 +50,48 @@ impl Pair {
 
     /// The rows that allow the ports `start..=end`, each key once. Empty when `start > end`.
     pub fn rows(self, start: u16, end: u16) -> impl Iterator<Item = (PolicyKey, u64)> {
-        let (start, end) = (u32::from(start), u32::from(end));
-        let mut next = start;
-        core::iter::from_fn(move || {
-            if next > end {
-                return None;
-            }
-            let (row, following) = self.row_at(next, end);
-            next = following;
-            Some(row)
-        })
+        pages(start, end).map(move |page| (self.key(page.level, page.number), page.bits))
     }
+}
 
-    /// The widest row that starts at `port` and allows nothing above `end`, and the first port after it.
-    fn row_at(self, port: u32, end: u32) -> ((PolicyKey, u64), u32) {
-        let whole_block = port.is_multiple_of(PORTS_PER_PAGE) && end - port >= PORTS_PER_PAGE - 1;
-        if whole_block {
-            let page_end = (port | (PORTS_PER_BLOCK_PAGE - 1)).min(end);
-            let blocks = (page_end + 1 - port) / PORTS_PER_PAGE;
-            let bits = run(port / PORTS_PER_PAGE % 64, blocks);
-            ((self.key(1, page_number(port / PORTS_PER_BLOCK_PAGE)), bits), port + blocks * PORTS_PER_PAGE)
-        } else {
-            let last = (port | (PORTS_PER_PAGE - 1)).min(end);
-            let bits = run(port % 64, last + 1 - port);
-            ((self.key(0, page_number(port / PORTS_PER_PAGE)), bits), last + 1)
+/// One bitmap of a range: which ports, or which blocks of ports, of one page are in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Page {
+    /// 0: a bit is a port. 1: a bit is a block of 64 ports.
+    pub level: u8,
+    /// Which 64 ports or which 64 blocks.
+    pub number: u16,
+    /// The bits.
+    pub bits: u64,
+}
+
+/// The bitmaps that say `start..=end`, at most [`MAX_ROWS`] and each page once. None when `start > end`.
+pub fn pages(start: u16, end: u16) -> impl Iterator<Item = Page> {
+    let (start, end) = (u32::from(start), u32::from(end));
+    let mut next = start;
+    core::iter::from_fn(move || {
+        if next > end {
+            return None;
         }
+        let (page, following) = page_at(next, end);
+        next = following;
+        Some(page)
+    })
+}
+
+/// The widest page that starts at `port` and allows nothing above `end`, and the first port after it.
+fn page_at(port: u32, end: u32) -> (Page, u32) {
+    let whole_block = port.is_multiple_of(PORTS_PER_PAGE) && end - port >= PORTS_PER_PAGE - 1;
+    if whole_block {
+        let page_end = (port | (PORTS_PER_BLOCK_PAGE - 1)).min(end);
+        let blocks = (page_end + 1 - port) / PORTS_PER_PAGE;
+        let bits = run(port / PORTS_PER_PAGE % 64, blocks);
+        let number = page_number(port / PORTS_PER_BLOCK_PAGE);
+        (Page { level: 1, number, bits }, port + blocks * PORTS_PER_PAGE)
+    } else {
+        let last = (port | (PORTS_PER_PAGE - 1)).min(end);
+        let bits = run(port % 64, last + 1 - port);
+        (Page { level: 0, number: page_number(port / PORTS_PER_PAGE), bits }, last + 1)
     }
 }
 

@@ -7,6 +7,7 @@
 //! checksum is computed over them once more, the same bytes come out (see [`reset`] and [`unreachable`]).
 
 use crate::addr::Addr;
+use crate::bucket::Limit;
 use crate::checksum::{fold, sum};
 use crate::wire::{ICMP, TCP, halves, tcp, to_bytes};
 
@@ -93,6 +94,39 @@ pub fn unreachable(quote: &[u8; QUOTE_LEN]) -> [u8; UNREACHABLE_LEN] {
     to_bytes(&w)
 }
 
+/// Bytes of a "fragmentation needed": IPv4 header with four bytes of options, ICMP header, and the quote.
+pub const TOO_BIG_LEN: usize = 60;
+
+/// The "fragmentation needed" (RFC 1191) that answers a packet which begins with `quote` and is longer than `mtu` bytes.
+///
+/// Fixed point, and here all four of ICMP's last bytes are taken (the MTU is where a UDP checksum would be). So the
+/// header has four bytes of options, end-of-options and padding, which nobody reads, and which move the message by four:
+/// a checksum that is completed for UDP then falls on the ICMP checksum, one for TCP on the quoted packet's id. The
+/// padding P is chosen so that what is computed there, -(P + 0), is what stands there.
+#[inline(always)]
+#[must_use]
+pub fn too_big(quote: &[u8; QUOTE_LEN], mtu: u16) -> [u8; TOO_BIG_LEN] {
+    const UNREACHABLE_FRAGMENTATION_NEEDED: u16 = 0x0304;
+    let mut w = [0u16; TOO_BIG_LEN / 2];
+    let mut i = 0;
+    while i < QUOTE_LEN / 2 {
+        w[16 + i] = u16::from_ne_bytes([quote[2 * i], quote[2 * i + 1]]);
+        i += 1;
+    }
+    w[12] = UNREACHABLE_FRAGMENTATION_NEEDED.to_be();
+    w[15] = mtu.to_be();
+    let message = fold(sum(&w[12..]));
+    w[13] = !message;
+    let is_tcp = quote[9] == TCP;
+    w[11] = if is_tcp { !w[18] } else { message };
+    let (source, destination) = ([w[22], w[23]], [w[24], w[25]]);
+    ipv4(&mut w, TOO_BIG_LEN, ICMP, join(destination), join(source));
+    w[0] = 0x4600u16.to_be();
+    w[5] = 0;
+    w[5] = !fold(sum(&w[0..12]));
+    to_bytes(&w)
+}
+
 #[inline(always)]
 const fn join([high, low]: [u16; 2]) -> Addr {
     let ([a, b], [c, d]) = (high.to_ne_bytes(), low.to_ne_bytes());
@@ -114,38 +148,17 @@ fn ipv4(w: &mut [u16], len: usize, protocol: u8, source: Addr, destination: Addr
     w[5] = !fold(sum(&w[0..10]));
 }
 
-/// Refusals that one source address may cause in a burst. Far above what an app that retries needs.
-pub const BURST: u32 = 256;
-/// Nanoseconds until one more refusal is allowed: 1,000 a second for each source address. A flood beyond it is still
-/// dropped and counted, but not answered, so that nobody can make the cell a reflector.
-pub const REFILL_NS: u64 = 1_000_000;
-
-/// Value of the `REFUSALS` map: a token bucket per source address, as the time up to which tokens are spent (GCRA).
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Bucket {
-    /// Theoretical arrival time of the next refusal, in nanoseconds of the kernel's monotonic clock.
-    pub due_ns: u64,
-}
-
-/// The bucket after one more refusal, or `None` when the limit is reached.
-#[inline(always)]
-#[must_use]
-pub const fn take(bucket: Bucket, now_ns: u64) -> Option<Bucket> {
-    let due = if bucket.due_ns > now_ns { bucket.due_ns } else { now_ns };
-    if due - now_ns > (BURST as u64 - 1) * REFILL_NS {
-        return None;
-    }
-    Some(Bucket { due_ns: due + REFILL_NS })
-}
-
-const _: () = assert!(size_of::<Bucket>() == 8);
+/// Refusals that one source address may cause: 256 in a burst, which is far above what an app that retries needs, and
+/// 1,000 a second. A flood beyond it is still dropped and counted, but not answered, so that nobody can make the cell a
+/// reflector.
+pub const LIMIT: Limit = Limit { burst: 256, interval_ns: 1_000_000 };
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::addr::{from_ipv4, to_ipv4};
     use crate::checksum;
+    use crate::wire::UDP;
     use proptest::prelude::*;
     use std::net::Ipv4Addr;
 
@@ -194,16 +207,23 @@ mod tests {
         }
 
         #[test]
-        fn a_limit_is_kept_over_any_time(steps in proptest::collection::vec(0u64..3_000_000, 1..2_000)) {
-            let (mut bucket, mut now, mut sent) = (Bucket::default(), 5_000_000_000u64, 0u64);
-            let start = now;
-            for step in steps {
-                now += step;
-                if let Some(next) = take(bucket, now) {
-                    (bucket, sent) = (next, sent + 1);
-                }
-                prop_assert!(sent <= u64::from(BURST) + (now - start) / REFILL_NS);
+        fn a_too_big_is_right_whether_or_not_a_checksum_is_computed_again(
+            quote in any::<[u8; 28]>(), protocol in prop::sample::select(vec![6u8, 17, 1]), mtu: u16,
+        ) {
+            let mut quote = quote;
+            quote[9] = protocol;
+            let mut packet = too_big(&quote, mtu);
+            prop_assert_eq!(checksum::of(&packet[..24]), 0);
+            prop_assert_eq!(packet[20], 0, "the options end before they begin");
+            prop_assert_eq!(checksum::of(&packet[24..]), 0);
+            match protocol {
+                TCP => complete_partial(&mut packet, 20, 16),
+                UDP => complete_partial(&mut packet, 20, 6),
+                _ => {}
             }
+            prop_assert_eq!(checksum::of(&packet[24..]), 0);
+            prop_assert_eq!(&packet[30..32], &mtu.to_be_bytes());
+            prop_assert_eq!((&packet[32..36], &packet[38..]), (&quote[..4], &quote[6..]));
         }
     }
 
@@ -225,15 +245,5 @@ mod tests {
         assert_eq!(packet[24..32], [0, 0, 0, 0, 0, 0, 0x03, 0xe9], "seq 0, ack 1001");
         assert_eq!(packet[32..34], [0x50, tcp::RST | tcp::ACK]);
         assert_eq!(to_ipv4(s.source), Ipv4Addr::new(10, 255, 1, 2));
-    }
-
-    #[test]
-    fn a_burst_is_answered_and_a_flood_is_not() {
-        let mut bucket = Bucket::default();
-        for _ in 0..BURST {
-            bucket = take(bucket, 1_000_000_000).unwrap();
-        }
-        assert_eq!(take(bucket, 1_000_000_000), None);
-        assert!(take(bucket, 1_000_000_000 + REFILL_NS).is_some());
     }
 }

@@ -10,6 +10,8 @@ use crate::checksum;
 pub const ETH_LEN: u32 = 14;
 /// Bytes of an IPv4 header without options.
 pub const IPV4_LEN: u32 = 20;
+/// Bytes of a TCP header without options.
+pub const TCP_LEN: u32 = 20;
 /// Bytes of a UDP header.
 pub const UDP_LEN: u32 = 8;
 /// Bytes of a VXLAN header.
@@ -21,6 +23,8 @@ pub const OUTER_LEN: u32 = ETH_LEN + OVERHEAD;
 
 /// EtherType of IPv4.
 pub const ETHERTYPE_IPV4: u16 = 0x0800;
+/// EtherType of ARP.
+pub const ETHERTYPE_ARP: u16 = 0x0806;
 /// IP protocol number of ICMP.
 pub const ICMP: u8 = 1;
 /// IP protocol number of TCP.
@@ -42,8 +46,57 @@ pub mod tcp {
 
 /// "Don't fragment" in the IPv4 flags and fragment offset field, host order.
 pub const IP_DF: u16 = 0x4000;
-/// "More fragments" and the fragment offset: not zero means a fragment.
-pub const IP_FRAGMENT: u16 = 0x3fff;
+/// "More fragments": this is not a packet's last piece.
+pub const IP_MORE_FRAGMENTS: u16 = 0x2000;
+/// The fragment offset: not zero means that this is not a packet's first piece.
+pub const IP_OFFSET: u16 = 0x1fff;
+/// Both: not zero means a fragment.
+pub const IP_FRAGMENT: u16 = IP_MORE_FRAGMENTS | IP_OFFSET;
+
+/// ICMP types (RFC 792) whose identifier is translated like a port.
+pub mod icmp {
+    /// Asks.
+    pub const ECHO_REQUEST: u8 = 8;
+    /// Answers.
+    pub const ECHO_REPLY: u8 = 0;
+}
+
+/// Whether a packet's flow is told by a header that only its first fragment has.
+#[inline(always)]
+#[must_use]
+pub const fn has_header_once(protocol: u8) -> bool {
+    matches!(protocol, TCP | UDP | ICMP)
+}
+
+/// What becomes of a packet's ECN bits when it leaves a tunnel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ecn {
+    /// They stay.
+    Keep,
+    /// The packet's type of service is this now.
+    Set(u8),
+    /// The packet must be dropped: congestion was signalled to somebody who would not hear of it.
+    Drop,
+}
+
+/// The ECN bits of a type of service.
+pub const ECN_MASK: u8 = 0x03;
+
+/// RFC 6040 section 4.2, given the type of service of the outer and the inner header.
+#[inline(always)]
+#[must_use]
+pub const fn ecn_after_tunnel(outer: u8, inner: u8) -> Ecn {
+    const NOT_ECT: u8 = 0;
+    const ECT_1: u8 = 1;
+    const ECT_0: u8 = 2;
+    const CE: u8 = 3;
+    match (outer & ECN_MASK, inner & ECN_MASK) {
+        (CE, NOT_ECT) => Ecn::Drop,
+        (CE, ECT_0 | ECT_1) => Ecn::Set(inner | CE),
+        (ECT_1, ECT_0) => Ecn::Set(inner & !ECN_MASK | ECT_1),
+        _ => Ecn::Keep,
+    }
+}
 
 /// VXLAN: the VNI is meant (RFC 7348 section 5).
 pub const VXLAN_FLAG_VNI: u8 = 0x08;
@@ -247,6 +300,21 @@ mod tests {
         assert_eq!(h[34..42], [0x9c, 0x40, 0x12, 0xb5, 0, 90, 0, 0]);
         assert_eq!(h[42..50], [0x88, 0, 0x12, 0x34, 0x0a, 0x0b, 0x0c, 0]);
         assert_eq!(h[50..64], [0xee, 0xee, 10, 255, 2, 0, 0xee, 0xee, 10, 255, 1, 0, 0x08, 0x00]);
+    }
+
+    #[test]
+    fn congestion_leaves_the_tunnel_as_rfc_6040_says() {
+        let table = [
+            [Ecn::Keep, Ecn::Keep, Ecn::Keep, Ecn::Drop],
+            [Ecn::Keep, Ecn::Keep, Ecn::Keep, Ecn::Set(0xb7)],
+            [Ecn::Keep, Ecn::Set(0xb5), Ecn::Keep, Ecn::Set(0xb7)],
+            [Ecn::Keep, Ecn::Keep, Ecn::Keep, Ecn::Keep],
+        ];
+        for (inner, row) in (0u8..).zip(table) {
+            for (outer, want) in (0u8..).zip(row) {
+                assert_eq!(ecn_after_tunnel(0x40 | outer, 0xb4 | inner), want, "{outer} around {inner}");
+            }
+        }
     }
 
     #[test]

@@ -3,11 +3,11 @@
 //! commit once and in order, and what it starts from and what follows fit together. Nobody who reads waits for a disk.
 
 use crate::domain::{
-    AppId, CellName, Command, Commit, Lease, Refusal, Revision, Rules, State, TaggedPolicy, Timestamp, decide,
+    AppId, CellName, Command, Commit, GroupName, Lease, Refusal, Revision, Rules, SecurityGroup, State,
+    TaggedPolicy, Timestamp, decide,
 };
 use crate::store::{Since, Store, StoreError, StoreId};
-use crate::watch::{Start, Subscription};
-use std::collections::BTreeSet;
+use crate::watch::{Hosted, Moves, News, Start, Subscription};
 use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use tokio::sync::{broadcast, watch};
@@ -57,6 +57,17 @@ pub struct Done {
     pub revision: Revision,
     /// What it changed; nothing when all was so already.
     pub commit: Option<Arc<Commit>>,
+}
+
+/// What a watcher is told when apps or spaces came to it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct View {
+    /// What its subscription had not yielded and is in the rest already.
+    pub before: News,
+    /// The policies that name an app which came.
+    pub policies: Vec<TaggedPolicy>,
+    /// The security groups that are bound to a space which came, with all bindings that concern the watcher.
+    pub groups: Vec<SecurityGroup>,
 }
 
 impl Ledger {
@@ -114,7 +125,7 @@ impl Ledger {
         let mut state = self.write();
         state.apply(&commit);
         // Fails only when nobody watches.
-        let _ = self.commits.send(Arc::clone(&commit));
+        let _ = self.commits.send(Arc::new(commit.told()));
         Ok(Done { revision: commit.revision, commit: Some(commit) })
     }
 
@@ -129,46 +140,61 @@ impl Ledger {
         Ok(state.revision())
     }
 
-    /// Where a watcher starts, and everything that follows: the commits after `resume` when the store has them all, else
-    /// the state as far as it concerns the apps. Blocks while the store reads.
+    /// Where a watcher starts, and everything that follows: what happened after `resume` when the store has all of it,
+    /// else the state as far as it concerns what the watcher hosts. Blocks while the store reads.
     ///
     /// # Errors
     /// When the store cannot be read.
     pub fn subscribe(
         &self,
-        apps: &BTreeSet<AppId>,
+        hosted: &Hosted,
         resume: Option<Revision>,
     ) -> Result<(Start, Subscription), StoreError> {
         if let Some(revision) = resume {
-            let (current, subscription) = {
+            let (current, groups, subscription) = {
                 let state = self.read();
-                (state.revision(), self.watch())
+                (state.revision(), state.groups_for(&hosted.spaces), self.watch())
             };
             if let Since::Commits(mut commits) = self.store.changes_since(revision)? {
                 // The store may be ahead by a commit that the subscription will yield.
                 commits.retain(|commit| commit.revision <= current);
-                return Ok((Start::Resume(commits), subscription));
+                return Ok((Start::Resume(News { commits, groups }), subscription));
             }
         }
         let state = self.read();
         let start = Start::Snapshot {
             revision: state.revision(),
             leases: state.leases().cloned().collect(),
-            policies: state.policies_naming(apps),
+            policies: state.policies_naming(&hosted.apps),
+            groups: state.groups_for(&hosted.spaces),
         };
         Ok((start, self.watch()))
     }
 
-    /// The policies that name any of the apps, and the commits that the subscription has not yielded and that are in them
-    /// already; nothing when the subscription fell behind.
-    pub fn view(
+    /// The commits that a subscription yielded, and all that wait behind them, as news for a watcher that hosts this;
+    /// nothing when the subscription fell behind.
+    pub fn news(
         &self,
-        apps: &BTreeSet<AppId>,
+        mut commits: Vec<Arc<Commit>>,
         subscription: &mut Subscription,
-    ) -> Option<(Vec<Arc<Commit>>, Vec<TaggedPolicy>)> {
+        hosted: &Hosted,
+    ) -> Option<News> {
+        // As long as the state is locked, the last commit that waits is the one that made it.
         let state = self.read();
-        let before = subscription.drain()?;
-        Some((before, state.policies_naming(apps)))
+        commits.extend(subscription.drain()?);
+        Some(news(&state, commits, hosted))
+    }
+
+    /// What is to be told to a watcher that hosts `hosted` until the moves; nothing when its subscription fell behind.
+    pub fn view(&self, hosted: &Hosted, moves: &Moves, subscription: &mut Subscription) -> Option<View> {
+        let state = self.read();
+        let before = news(&state, subscription.drain()?, hosted);
+        let added = &moves.added;
+        Some(View {
+            before,
+            policies: state.policies_naming(&added.apps),
+            groups: state.groups_bound(&added.spaces, &hosted.after(moves).spaces),
+        })
     }
 
     /// The lease at this address, if it is held under this name.
@@ -186,6 +212,17 @@ impl Ledger {
             None => state.policies().collect(),
         };
         (state.revision(), policies)
+    }
+
+    /// The security group of this name, or all.
+    #[must_use]
+    pub fn groups(&self, name: Option<&GroupName>) -> (Revision, Vec<SecurityGroup>) {
+        let state = self.read();
+        let groups = match name {
+            Some(name) => state.group(name).into_iter().collect(),
+            None => state.groups().collect(),
+        };
+        (state.revision(), groups)
     }
 
     /// All leases.
@@ -214,6 +251,12 @@ impl Ledger {
     fn write(&self) -> RwLockWriteGuard<'_, State> {
         self.state.write().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Commits of which the last one made the state.
+fn news(state: &State, commits: Vec<Arc<Commit>>, hosted: &Hosted) -> News {
+    let groups = state.parts_of(News::touched(&commits), &hosted.spaces);
+    News { commits, groups }
 }
 
 #[cfg(test)]
@@ -265,7 +308,7 @@ mod tests {
     fn after_a_failed_write_nothing_is_acknowledged_until_the_store_is_opened_again() {
         let store = Arc::new(Failing::default());
         let ledger = Ledger::open(Box::new(Arc::clone(&store)), rules()).unwrap();
-        let (_, mut subscription) = ledger.subscribe(&BTreeSet::new(), None).unwrap();
+        let (_, mut subscription) = ledger.subscribe(&Hosted::default(), None).unwrap();
         ledger.execute(&allow(1), NOW).unwrap();
         store.failing.store(true, std::sync::atomic::Ordering::SeqCst);
         assert!(matches!(ledger.execute(&allow(2), NOW), Err(LedgerError::Store(_))));
@@ -293,7 +336,7 @@ mod tests {
             let mut seen = Revision::ZERO;
             while seen < last {
                 let resume = Some(seen).filter(|_| resume);
-                let (start, mut subscription) = ledger.subscribe(&BTreeSet::new(), resume).unwrap();
+                let (start, mut subscription) = ledger.subscribe(&Hosted::default(), resume).unwrap();
                 let follow = |seen: Revision, commits: Vec<Arc<Commit>>| {
                     commits.iter().fold(seen, |seen, commit| {
                         assert_eq!(commit.revision, seen.next());
@@ -302,7 +345,7 @@ mod tests {
                 };
                 seen = match start {
                     Start::Snapshot { revision, .. } => revision,
-                    Start::Resume(commits) => follow(seen, commits),
+                    Start::Resume(News { commits, .. }) => follow(seen, commits),
                 };
                 for _ in 0..10 {
                     seen = follow(seen, subscription.drain().unwrap());

@@ -10,24 +10,24 @@ use c2c_common::counter::{Hook, Outcome};
 use crate::headers::Headers;
 use crate::kernel::{action::DROP, maps, skb};
 
-/// A packet as it came in.
+/// A packet as it came in. Small numbers: this is on the stack of every program, below which there must be room.
 pub struct Account {
     hook: Hook,
-    packets: u64,
-    bytes: u64,
+    packets: u16,
+    bytes: u32,
 }
 
 impl Account {
     /// Takes the packet's measure before anything is changed.
     #[inline(always)]
     pub fn of(ctx: &TcContext, hook: Hook) -> Self {
-        Self { hook, packets: skb::segments(ctx), bytes: ctx.len() as u64 }
+        Self { hook, packets: skb::segments(ctx), bytes: ctx.len() }
     }
 
     /// Counts a delivery and answers with its action.
     #[inline(always)]
     pub fn deliver(&self, ctx: &TcContext, outcome: Outcome, h: &Headers, action: i32) -> i32 {
-        maps::count(self.hook, outcome, self.packets, self.bytes);
+        maps::count(self.hook, outcome, self.packets as u64, self.bytes as u64);
         if level_enabled(Level::Debug) {
             tell(ctx, self.hook, outcome, &{ *h });
         }
@@ -37,7 +37,7 @@ impl Account {
     /// Counts a drop and answers with it.
     #[inline(always)]
     pub fn drop(&self, ctx: &TcContext, outcome: Outcome, h: &Headers) -> i32 {
-        maps::count(self.hook, outcome, self.packets, self.bytes);
+        maps::count(self.hook, outcome, self.packets as u64, self.bytes as u64);
         if level_enabled(Level::Info) {
             tell(ctx, self.hook, outcome, &{ *h });
         }

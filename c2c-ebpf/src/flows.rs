@@ -1,7 +1,7 @@
 //! The flow table and the policy table, as `c2c_common::track` asks for them.
 
 use c2c_common::counter::{Hook, Outcome};
-use c2c_common::flow::{Flow, FlowKey};
+use c2c_common::flow::{Flow, FlowKey, flag};
 use c2c_common::ports::{self, Pair};
 use c2c_common::track::{self, Packet, Port, Question};
 
@@ -22,9 +22,18 @@ pub struct Ends {
     pub destination_is_local: bool,
 }
 
-/// Decides about a packet between containers and keeps its flow. `Some` is a drop.
+/// How a packet between containers passes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Passed {
+    /// With the addresses that it has.
+    AsItIs,
+    /// Its source becomes the port of the cell through which its flow was opened.
+    AnswerOfMapped,
+}
+
+/// Decides about a packet between containers and keeps its flow. `Err` is a drop.
 #[inline(always)]
-pub fn track(hook: Hook, h: &Headers, ends: Ends) -> Option<Outcome> {
+pub fn track(hook: Hook, h: &Headers, ends: Ends) -> Result<Passed, Outcome> {
     let (key, from_first) = h.flow_key();
     let p = packet(h, ends, from_first);
     let (slot, flow) = maps::flow(&key);
@@ -32,7 +41,22 @@ pub fn track(hook: Hook, h: &Headers, ends: Ends) -> Option<Outcome> {
     if let Some(flow) = decision.store {
         keep(hook, &key, slot, &flow);
     }
-    decision.drop
+    match (decision.drop, flow) {
+        (Some(drop), _) => Err(drop),
+        (None, Some(flow)) if flow.is(flag::MAPPED) && !flow.is_forward(from_first) => {
+            Ok(Passed::AnswerOfMapped)
+        }
+        (None, _) => Ok(Passed::AsItIs),
+    }
+}
+
+/// Marks a flow as opened through a mapped port.
+#[inline(always)]
+pub fn mark_mapped(key: &FlowKey) {
+    let (slot, flow) = maps::flow(key);
+    if let Some(flow) = flow.filter(|flow| !flow.is(flag::MAPPED)) {
+        maps::store_flow(key, slot, &Flow { flags: flow.flags | flag::MAPPED, ..flow });
+    }
 }
 
 /// Keeps the flow of a packet that the cell itself sends to one of its containers.

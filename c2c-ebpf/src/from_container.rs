@@ -3,19 +3,21 @@
 use aya_ebpf::programs::TcContext;
 use c2c_common::counter::{Hook, Outcome};
 use c2c_common::layout::{Config, Endpoint};
-use c2c_common::wire::ETH_LEN;
+use c2c_common::wire::{ETH_LEN, UDP};
 
-use crate::Verdict;
-use crate::deliver;
-use crate::flows::{self, Ends};
+use crate::flows::{self, Ends, Passed};
 use crate::headers::Headers;
-use crate::kernel::{action::NEXT, maps, skb};
+use crate::kernel::{maps, skb};
+use crate::masquerade::Missed;
+use crate::to_outside::{self, Admission};
+use crate::{Verdict, deliver, to_this_cell};
 
 const HOOK: Hook = Hook::FromContainer;
 /// The gateway that every container knows, and the source of what the cell itself sends to a container: 169.254.0.1.
 const GATEWAY: u32 = u32::from_ne_bytes([169, 254, 0, 1]);
 
-/// The program.
+/// The program. What it calls are functions of their own, one after the other and none deep: a program and everything
+/// below it may use 512 bytes of stack.
 #[inline(always)]
 pub fn run(ctx: &TcContext, h: &mut Headers) -> Verdict {
     // The tag would stay with the packet through the tunnel and reach a VLAN of the underlay.
@@ -30,55 +32,74 @@ pub fn run(ctx: &TcContext, h: &mut Headers) -> Verdict {
         return Verdict::Drop(Outcome::SpoofedSource);
     };
     if h.destination & config.overlay_mask == config.overlay_base {
-        to_overlay(ctx, config, h, sender)
-    } else if h.destination == GATEWAY || h.destination == config.underlay_addr {
-        to_this_cell(h)
-    } else {
-        Verdict::Refuse(Outcome::EgressDenied)
+        return to_overlay(ctx, config, h, sender);
+    }
+    // It would leave from the cell's own address, and another cell would take it for this cell's tunnel.
+    if h.protocol == UDP && h.destination_port == config.udp_port {
+        return Verdict::Drop(Outcome::OwnTunnel);
+    }
+    if h.destination == GATEWAY || h.destination == config.underlay_addr || is_local_service(h) {
+        return to_this_cell::run(ctx, h, config, sender);
+    }
+    if h.is_icmp_error() {
+        return to_outside::error(ctx, h, config);
+    }
+    match to_outside::known(ctx, h, config, sender) {
+        Ok(verdict) => return verdict,
+        Err(Missed::All) => {}
+        Err(Missed::First) => {
+            if let Some(verdict) = to_outside::known_further(ctx, h, config, sender) {
+                return verdict;
+            }
+        }
+    }
+    match to_outside::admit(h, config, sender) {
+        Admission::Refused(outcome) => Verdict::Refuse(outcome),
+        Admission::Local => to_this_cell::run(ctx, h, config, sender),
+        Admission::Admitted => to_outside::open(ctx, h, config, sender),
     }
 }
 
+/// Name servers and the like that the cell offers at a link-local address (169.254.0.0/16).
 #[inline(always)]
+fn is_local_service(h: &Headers) -> bool {
+    let [a, b, ..] = h.destination.to_ne_bytes();
+    (a, b) == (169, 254) && maps::is_local(h.destination)
+}
+
+/// To a container of this cell or of another one.
+#[inline(never)]
 fn to_overlay(ctx: &TcContext, config: &Config, h: &Headers, sender: &Endpoint) -> Verdict {
     if h.destination & config.block_mask == config.block_base {
         let Some(receiver) = maps::endpoint(h.destination) else {
             return Verdict::Refuse(Outcome::UnknownDestination);
         };
         return match decide(ctx, h, ends(sender, receiver.tag, true)) {
-            None => deliver::to_endpoint(ctx, receiver),
-            Some(drop) => Verdict::refuse_if_audible(drop),
+            Ok(Passed::AsItIs) => deliver::to_endpoint(ctx, receiver),
+            Ok(Passed::AnswerOfMapped) => to_this_cell::hairpin_answer(ctx, h, receiver),
+            Err(drop) => Verdict::refuse_if_audible(drop),
         };
     }
     let Some(lease) = maps::lease(config, h.destination) else {
         return Verdict::Refuse(Outcome::UnknownDestination);
     };
     match decide(ctx, h, ends(sender, 0, false)) {
-        None => deliver::to_cell(ctx, config, lease, h, sender.tag),
-        Some(drop) => Verdict::refuse_if_audible(drop),
+        Ok(_) => deliver::to_cell(ctx, config, lease, h, sender.tag),
+        Err(drop) => Verdict::refuse_if_audible(drop),
     }
 }
 
 #[inline(always)]
-fn ends(sender: &Endpoint, destination_tag: u16, destination_is_local: bool) -> Ends {
+pub fn ends(sender: &Endpoint, destination_tag: u16, destination_is_local: bool) -> Ends {
     Ends { source_tag: sender.tag, destination_tag, source_is_local: true, destination_is_local }
 }
 
-/// `Some` is a drop. An ICMP error is judged by the flow it is about.
+/// `Err` is a drop. An ICMP error is judged by the flow it is about.
 #[inline(always)]
-fn decide(ctx: &TcContext, h: &Headers, ends: Ends) -> Option<Outcome> {
+fn decide(ctx: &TcContext, h: &Headers, ends: Ends) -> Result<Passed, Outcome> {
     if h.is_icmp_error() {
         let related = h.quoted_flow(ctx).is_some_and(|key| flows::is_related(&key));
-        return if related { None } else { Some(Outcome::UnrelatedIcmp) };
+        return if related { Ok(Passed::AsItIs) } else { Err(Outcome::UnrelatedIcmp) };
     }
     flows::track(HOOK, h, ends)
-}
-
-/// The cell may always reach its containers, so its containers may answer it, and nothing else.
-#[inline(always)]
-fn to_this_cell(h: &Headers) -> Verdict {
-    if flows::answers_cell(HOOK, h) {
-        Verdict::Deliver(Outcome::ToHost, NEXT)
-    } else {
-        Verdict::Refuse(Outcome::CellDenied)
-    }
 }

@@ -4,10 +4,15 @@ use aya_ebpf::programs::TcContext;
 use c2c_common::addr::Addr;
 use c2c_common::counter::Outcome;
 use c2c_common::flow::{End, FlowKey};
-use c2c_common::wire::{self, ETHERTYPE_IPV4, ICMP, IP_FRAGMENT, IPV4_LEN, TCP, UDP, is_icmp_error, tcp};
+use c2c_common::layout::{FragmentKey, FragmentPorts};
+use c2c_common::options::{self, MAX_OPTIONS};
+use c2c_common::wire::{
+    self, ETHERTYPE_ARP, ETHERTYPE_IPV4, ICMP, IP_DF, IP_FRAGMENT, IP_MORE_FRAGMENTS, IP_OFFSET, IPV4_LEN,
+    TCP, UDP, icmp, is_icmp_error, tcp,
+};
 
 use crate::kernel::packet::Frame;
-use crate::kernel::skb;
+use crate::kernel::{maps, skb};
 
 /// Bytes from the IPv4 header's start that parsing reads directly: an IPv4 header without options and the shortest of
 /// TCP. Not one more: a TCP sender keeps its payload in pages, and to ask for a byte of it has it copied (measured at
@@ -33,18 +38,36 @@ pub struct Headers {
     pub tos: u8,
     /// Protocol number; 0 until the header was read.
     pub protocol: u8,
-    /// Ports, network order; 0 for protocols without.
+    /// Ports, network order; 0 for protocols without. The identifier of an ICMP echo stands for the port of the end
+    /// that asks.
     pub source_port: u16,
     /// See `source_port`.
     pub destination_port: u16,
+    /// Flags and offset of the IPv4 header, host order: what of a packet this is.
+    pub fragment: u16,
     /// TCP flags.
     pub tcp_flags: u8,
     /// ICMP type.
     pub icmp_type: u8,
+    /// ICMP code.
+    pub icmp_code: u8,
+}
+
+/// What the transport header says.
+struct Transport {
+    source_port: u16,
+    destination_port: u16,
+    tcp_flags: u8,
+    icmp: [u8; 2],
+}
+
+impl Transport {
+    const NONE: Self = Self { source_port: 0, destination_port: 0, tcp_flags: 0, icmp: [0; 2] };
 }
 
 impl Headers {
-    /// Reads the headers of the frame's IPv4 packet at `at`.
+    /// Reads the headers of the frame's IPv4 packet at `at`. The offset is passed on as a constant, and not read back
+    /// from memory: the verifier knows what lies within the packet only for constants.
     #[inline(always)]
     pub fn read(&mut self, ctx: &TcContext, at: u32) -> Result<(), Outcome> {
         let wanted = ctx.len().min(at + LOOK_AHEAD);
@@ -52,80 +75,167 @@ impl Headers {
             skb::pull(ctx, wanted).map_err(|_| Outcome::Malformed)?;
         }
         self.at = at;
-        self.ipv4(ctx).ok_or(Outcome::Malformed)??;
-        self.transport(ctx).ok_or(Outcome::Malformed)
+        self.ipv4(ctx, at).ok_or(Outcome::Malformed)??;
+        if self.ip_len > IPV4_LEN && is_source_routed(ctx, at + IPV4_LEN, self.ip_len - IPV4_LEN) {
+            return Err(Outcome::SourceRoute);
+        }
+        if self.is_later_fragment() {
+            return self.take_ports(ctx, at);
+        }
+        self.transport(ctx, at).ok_or(Outcome::Malformed)?;
+        if self.fragment & IP_MORE_FRAGMENTS != 0 {
+            self.leave_ports(ctx, at)?;
+        }
+        Ok(())
+    }
+
+    /// Takes the ports of a later fragment from what the first one left. Fragments that come before their first one are
+    /// dropped: to keep them would take memory that a sender chooses.
+    #[inline(always)]
+    fn take_ports(&mut self, ctx: &TcContext, at: u32) -> Result<(), Outcome> {
+        if wire::has_header_once(self.protocol) {
+            let ports = maps::fragment(&self.fragment_key(ctx, at)?).ok_or(Outcome::Fragment)?;
+            (self.source_port, self.destination_port) = (ports.source, ports.destination);
+        }
+        Ok(())
+    }
+
+    /// Leaves the ports of a first fragment for those that follow.
+    #[inline(always)]
+    fn leave_ports(&self, ctx: &TcContext, at: u32) -> Result<(), Outcome> {
+        let ports = FragmentPorts { source: self.source_port, destination: self.destination_port };
+        maps::store_fragment(&self.fragment_key(ctx, at)?, &ports);
+        Ok(())
     }
 
     #[inline(always)]
-    fn ipv4(&mut self, ctx: &TcContext) -> Option<Result<(), Outcome>> {
-        let at = self.at as usize;
-        if ctx.read::<u16>(at - 2)? != ETHERTYPE_IPV4.to_be() {
-            return Some(Err(Outcome::NotIpv4));
+    fn fragment_key(&self, ctx: &TcContext, at: u32) -> Result<FragmentKey, Outcome> {
+        let id = ctx.read(at as usize + 4).ok_or(Outcome::Malformed)?;
+        Ok(FragmentKey {
+            source: self.source,
+            destination: self.destination,
+            id,
+            protocol: self.protocol as u16,
+        })
+    }
+
+    #[inline(always)]
+    fn ipv4(&mut self, ctx: &TcContext, at: u32) -> Option<Result<(), Outcome>> {
+        let at = at as usize;
+        let ethertype = u16::from_be(ctx.read::<u16>(at - 2)?);
+        if ethertype != ETHERTYPE_IPV4 {
+            return Some(Err(if ethertype == ETHERTYPE_ARP { Outcome::Arp } else { Outcome::NotIpv4 }));
         }
         let version_and_length = ctx.read::<u8>(at)?;
         self.ip_len = ((version_and_length & 0x0f) as u32) * 4;
         self.tos = ctx.read::<u8>(at + 1)?;
         self.total_len = u16::from_be(ctx.read::<u16>(at + 2)?);
-        let fragment = u16::from_be(ctx.read::<u16>(at + 6)?);
+        self.fragment = u16::from_be(ctx.read::<u16>(at + 6)?);
         self.source = ctx.read::<u32>(at + 12)?;
         self.destination = ctx.read::<u32>(at + 16)?;
-        let fits = self.total_len as u32 >= self.ip_len && self.at + self.total_len as u32 <= ctx.len();
+        let fits = self.total_len as u32 >= self.ip_len && at as u32 + self.total_len as u32 <= ctx.len();
         if version_and_length >> 4 != 4 || self.ip_len < IPV4_LEN || !fits {
             return None;
         }
         self.protocol = ctx.read::<u8>(at + 9)?;
-        if fragment & IP_FRAGMENT != 0 {
-            return Some(Err(Outcome::Fragment));
-        }
         Some(Ok(()))
     }
 
     #[inline(always)]
-    fn transport(&mut self, ctx: &TcContext) -> Option<()> {
-        if self.ip_len == IPV4_LEN {
+    fn transport(&mut self, ctx: &TcContext, at: u32) -> Option<()> {
+        let transport = if self.ip_len == IPV4_LEN {
             self.ports(
-                |offset| ctx.read((self.at + IPV4_LEN + offset) as usize),
-                |offset| ctx.read((self.at + IPV4_LEN + offset) as usize),
+                |offset| ctx.read((at + IPV4_LEN + offset) as usize),
+                |offset| ctx.read((at + IPV4_LEN + offset) as usize),
             )
-            .map(|ports| self.set(ports))
         } else {
-            // A header with options has its end at a place that only the packet knows: let the helper check it.
-            let at = self.at + self.ip_len;
-            let bytes: [u8; 14] = match self.protocol {
-                TCP => skb::load(ctx, at).ok()?,
-                _ => widen(skb::load::<8>(ctx, at).ok()?),
-            };
-            let word = |offset: u32| {
-                let i = (offset & 0xe) as usize;
-                Some(u16::from_ne_bytes([bytes[i], *bytes.get(i + 1)?]))
-            };
-            self.ports(word, |offset| bytes.get(offset as usize).copied()).map(|ports| self.set(ports))
-        }
+            self.ports_behind_options(ctx, at)
+        }?;
+        self.source_port = transport.source_port;
+        self.destination_port = transport.destination_port;
+        self.tcp_flags = transport.tcp_flags;
+        [self.icmp_type, self.icmp_code] = transport.icmp;
+        Some(())
     }
 
-    /// Ports, TCP flags and ICMP type, given readers of a word and of a byte of the transport header.
+    #[inline(always)]
+    fn ports_behind_options(&self, ctx: &TcContext, at: u32) -> Option<Transport> {
+        let at = at + self.ip_len;
+        let bytes = match self.protocol {
+            TCP => skb::load::<14>(ctx, at).ok()?,
+            _ => widen(skb::load::<8>(ctx, at).ok()?),
+        };
+        let word = |offset: u32| {
+            let i = (offset & 0xe) as usize;
+            Some(u16::from_ne_bytes([bytes[i], *bytes.get(i + 1)?]))
+        };
+        self.ports(word, |offset| bytes.get(offset as usize).copied())
+    }
+
+    /// The transport header, given readers of a word and of a byte of it.
     #[inline(always)]
     fn ports(
         &self,
         word: impl Fn(u32) -> Option<u16>,
         byte: impl Fn(u32) -> Option<u8>,
-    ) -> Option<(u16, u16, u8, u8)> {
+    ) -> Option<Transport> {
         const TCP_FLAGS: u32 = 13;
         match self.protocol {
-            TCP if self.payload_len() >= 20 => Some((word(0)?, word(2)?, byte(TCP_FLAGS)?, 0)),
-            UDP if self.payload_len() >= 8 => Some((word(0)?, word(2)?, 0, 0)),
-            ICMP if self.payload_len() >= 8 => Some((0, 0, 0, byte(0)?)),
+            TCP if self.payload_len() >= 20 => Some(Transport {
+                source_port: word(0)?,
+                destination_port: word(2)?,
+                tcp_flags: byte(TCP_FLAGS)?,
+                ..Transport::NONE
+            }),
+            UDP if self.payload_len() >= 8 => {
+                Some(Transport { source_port: word(0)?, destination_port: word(2)?, ..Transport::NONE })
+            }
+            ICMP if self.payload_len() >= 8 => {
+                const IDENTIFIER: u32 = 4;
+                let icmp = [byte(0)?, byte(1)?];
+                Some(match icmp[0] {
+                    icmp::ECHO_REQUEST => {
+                        Transport { source_port: word(IDENTIFIER)?, icmp, ..Transport::NONE }
+                    }
+                    icmp::ECHO_REPLY => {
+                        Transport { destination_port: word(IDENTIFIER)?, icmp, ..Transport::NONE }
+                    }
+                    _ => Transport { icmp, ..Transport::NONE },
+                })
+            }
             TCP | UDP | ICMP => None,
-            _ => Some((0, 0, 0, 0)),
+            _ => Some(Transport::NONE),
         }
     }
 
+    /// Whether this is a piece of a packet that another piece of holds the transport header.
     #[inline(always)]
-    fn set(&mut self, (source_port, destination_port, tcp_flags, icmp_type): (u16, u16, u8, u8)) {
-        self.source_port = source_port;
-        self.destination_port = destination_port;
-        self.tcp_flags = tcp_flags;
-        self.icmp_type = icmp_type;
+    pub fn is_later_fragment(&self) -> bool {
+        self.fragment & IP_OFFSET != 0
+    }
+
+    /// Whether this is a piece of a packet.
+    #[inline(always)]
+    pub fn is_fragment(&self) -> bool {
+        self.fragment & IP_FRAGMENT != 0
+    }
+
+    /// Whether routers must not cut the packet.
+    #[inline(always)]
+    pub fn must_stay_whole(&self) -> bool {
+        self.fragment & IP_DF != 0
+    }
+
+    /// The packet's source: address and port.
+    #[inline(always)]
+    pub fn source(&self) -> End {
+        End { addr: self.source, port: self.source_port }
+    }
+
+    /// Its destination.
+    #[inline(always)]
+    pub fn destination(&self) -> End {
+        End { addr: self.destination, port: self.destination_port }
     }
 
     /// Bytes behind the IPv4 header.
@@ -137,8 +247,7 @@ impl Headers {
     /// The key of the packet's flow, and whether the packet comes from the key's first end.
     #[inline(always)]
     pub fn flow_key(&self) -> (FlowKey, bool) {
-        let source = End { addr: self.source, port: self.source_port };
-        FlowKey::new(source, End { addr: self.destination, port: self.destination_port }, self.protocol)
+        FlowKey::new(self.source(), self.destination(), self.protocol)
     }
 
     /// Whether this is an ICMP error, which is about another packet.
@@ -147,32 +256,75 @@ impl Headers {
         self.protocol == ICMP && is_icmp_error(self.icmp_type)
     }
 
-    /// Whether the packet may be answered with a refusal: errors and resets never are (RFC 1122 section 3.2.2).
+    /// Whether the packet may be answered with a refusal: errors, resets and later fragments never are (RFC 1122 section
+    /// 3.2.2). A packet with options is answered by a reset only, which need not quote them.
     #[inline(always)]
     pub fn may_be_answered(&self) -> bool {
         let reset = self.protocol == TCP && self.tcp_flags & tcp::RST != 0;
-        self.ip_len == IPV4_LEN && !reset && !self.is_icmp_error()
+        let quotable = self.ip_len == IPV4_LEN || self.protocol == TCP;
+        quotable && !reset && !self.is_icmp_error() && !self.is_later_fragment()
+    }
+
+    /// The packet that an ICMP error quotes.
+    #[inline(always)]
+    pub fn quote(&self, ctx: &TcContext) -> Option<Quote> {
+        const ICMP_LEN: u32 = 8;
+        let at = self.at + self.ip_len + ICMP_LEN;
+        let ip: [u8; 20] = skb::load(ctx, at).ok()?;
+        let transport = at + ((ip[0] & 0x0f) as u32) * 4;
+        let first: [u8; 8] = skb::load(ctx, transport).ok()?;
+        let word = |i: usize| u16::from_ne_bytes([first[i], first[i + 1]]);
+        let protocol = ip[9];
+        let (source_port, destination_port) = match protocol {
+            TCP | UDP => (word(0), word(2)),
+            ICMP if first[0] == icmp::ECHO_REQUEST => (word(4), 0),
+            ICMP if first[0] == icmp::ECHO_REPLY => (0, word(4)),
+            ICMP => return None,
+            _ => (0, 0),
+        };
+        Some(Quote {
+            at,
+            transport,
+            protocol,
+            source: End { addr: Addr::from_ne_bytes([ip[12], ip[13], ip[14], ip[15]]), port: source_port },
+            destination: End {
+                addr: Addr::from_ne_bytes([ip[16], ip[17], ip[18], ip[19]]),
+                port: destination_port,
+            },
+        })
     }
 
     /// The flow of the packet that an ICMP error quotes, if the quote came from the container that is told: the quoted
     /// sender must be the error's receiver.
     #[inline(always)]
     pub fn quoted_flow(&self, ctx: &TcContext) -> Option<FlowKey> {
-        const ICMP_LEN: u32 = 8;
-        let at = self.at + self.ip_len + ICMP_LEN;
-        let quote: [u8; 20] = skb::load(ctx, at).ok()?;
-        let source = Addr::from_ne_bytes([quote[12], quote[13], quote[14], quote[15]]);
-        let destination = Addr::from_ne_bytes([quote[16], quote[17], quote[18], quote[19]]);
-        let protocol = quote[9];
-        if source != self.destination || !matches!(protocol, TCP | UDP) {
+        let quote = self.quote(ctx)?;
+        if quote.source.addr != self.destination || !matches!(quote.protocol, TCP | UDP) {
             return None;
         }
-        let header = ((quote[0] & 0x0f) as u32) * 4;
-        let ports: [u8; 4] = skb::load(ctx, at + header).ok()?;
-        let source = End { addr: source, port: u16::from_ne_bytes([ports[0], ports[1]]) };
-        let destination = End { addr: destination, port: u16::from_ne_bytes([ports[2], ports[3]]) };
-        Some(FlowKey::new(source, destination, protocol).0)
+        Some(FlowKey::new(quote.source, quote.destination, quote.protocol).0)
     }
+}
+
+/// The packet that an ICMP error quotes.
+pub struct Quote {
+    /// Offset of its IPv4 header in the frame.
+    pub at: u32,
+    /// Offset of its transport header.
+    pub transport: u32,
+    /// Its protocol number.
+    pub protocol: u8,
+    /// Its source.
+    pub source: End,
+    /// Its destination.
+    pub destination: End,
+}
+
+/// Apart, because few packets have options and the buffer would be on the stack of all.
+#[inline(never)]
+fn is_source_routed(ctx: &TcContext, at: u32, len: u32) -> bool {
+    // What cannot be read cannot be cleared of it.
+    skb::load_some::<MAX_OPTIONS>(ctx, at, len).map_or(true, |bytes| options::are_source_routed(&bytes))
 }
 
 #[inline(always)]

@@ -5,18 +5,24 @@
 //! pure functions of `c2c-common`.
 #![no_std]
 #![no_main]
+#![feature(asm_experimental_arch)]
 #![deny(unsafe_code)]
 
 mod account;
 mod deliver;
 mod flows;
 mod from_container;
+mod from_outside;
 mod from_underlay;
 mod headers;
 #[expect(unsafe_code, reason = "the one door to packet memory, maps and helpers")]
 mod kernel;
+mod masquerade;
 mod refuse;
 mod to_container;
+mod to_outside;
+mod to_this_cell;
+mod translate;
 mod xdp_underlay;
 
 use aya_ebpf::{
@@ -63,7 +69,10 @@ pub fn from_container(ctx: TcContext) -> i32 {
         Verdict::Drop(outcome) => account.drop(&ctx, outcome, &headers),
         Verdict::Refuse(outcome) => {
             account.drop(&ctx, outcome, &headers);
-            refuse::to_container(&ctx, &account, &headers)
+            match outcome {
+                Outcome::TooBig => refuse::too_big(&ctx, &account, &headers),
+                _ => refuse::to_container(&ctx, &account, &headers),
+            }
         }
         Verdict::Answer => NEXT,
     }

@@ -2,8 +2,10 @@
 //! over the refused packet; see `c2c_common::refusal` for what it says and why its checksums hold.
 
 use aya_ebpf::programs::TcContext;
+use c2c_common::bucket;
 use c2c_common::counter::Outcome;
-use c2c_common::refusal::{self, RESET_LEN, Segment, UNREACHABLE_LEN};
+
+use c2c_common::refusal::{self, RESET_LEN, Segment, TOO_BIG_LEN, UNREACHABLE_LEN};
 use c2c_common::wire::{ETH_LEN, TCP};
 
 use crate::account::Account;
@@ -13,8 +15,30 @@ use crate::kernel::maps;
 use crate::kernel::skb::{self, Refused, TunnelKey};
 
 /// Answers a container of this cell.
-#[inline(always)]
+#[inline(never)]
 pub fn to_container(ctx: &TcContext, account: &Account, h: &Headers) -> i32 {
+    back(ctx, account, h, answer)
+}
+
+/// Answers a container of this cell whose packet is larger than the overlay's.
+#[inline(never)]
+pub fn too_big(ctx: &TcContext, account: &Account, h: &Headers) -> i32 {
+    back(ctx, account, h, |ctx, _| {
+        let config = maps::config().ok_or(Refused)?;
+        let told = refusal::too_big(&skb::load(ctx, ETH_LEN)?, config.mtu as u16);
+        skb::set_len(ctx, ETH_LEN + TOO_BIG_LEN as u32)?;
+        skb::store(ctx, ETH_LEN, &told)
+    })
+}
+
+/// Writes an answer over the packet and sends it back to where it came from.
+#[inline(always)]
+fn back(
+    ctx: &TcContext,
+    account: &Account,
+    h: &Headers,
+    answer: impl Fn(&TcContext, &Headers) -> Result<(), Refused>,
+) -> i32 {
     if !h.may_be_answered() || !within_limit(account, h) {
         return DROP;
     }
@@ -44,7 +68,7 @@ pub fn by_kernel(ctx: &TcContext, account: &Account, h: &Headers) -> i32 {
 pub const REFUSED_MARK: u32 = 0xc2c0_0000;
 
 /// Answers a container of another cell, by the kernel's VXLAN device, which `ctx` has just come out of.
-#[inline(always)]
+#[inline(never)]
 pub fn to_cell(ctx: &TcContext, account: &Account, h: &Headers) -> i32 {
     let Some(config) = maps::config() else { return DROP };
     let Some(lease) = maps::lease(config, h.source) else { return DROP };
@@ -62,7 +86,7 @@ pub fn to_cell(ctx: &TcContext, account: &Account, h: &Headers) -> i32 {
 
 #[inline(always)]
 fn within_limit(account: &Account, h: &Headers) -> bool {
-    match refusal::take(maps::bucket(h.source), skb::now_ns()) {
+    match bucket::take(maps::bucket(h.source), refusal::LIMIT, skb::now_ns()) {
         Some(bucket) => {
             maps::store_bucket(h.source, &bucket);
             true
@@ -90,8 +114,8 @@ fn answer(ctx: &TcContext, h: &Headers) -> Result<(), Refused> {
 
 #[inline(always)]
 fn segment(ctx: &TcContext, h: &Headers) -> Result<Segment, Refused> {
-    const SEQ: u32 = ETH_LEN + 24;
-    let n: [u8; 9] = skb::load(ctx, SEQ)?;
+    const SEQ: u32 = 4;
+    let n: [u8; 9] = skb::load(ctx, h.at + h.ip_len + SEQ)?;
     let header = (n[8] >> 4) as u32 * 4;
     Ok(Segment {
         source: h.source,

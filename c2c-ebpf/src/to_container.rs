@@ -1,11 +1,12 @@
-//! What leaves by a container's host device: the cell's own packets, and nothing else. A packet that the cell's stack
-//! forwards there came around the other programs and is dropped.
+//! What leaves by a container's host device: the cell's own packets, and those that the other programs send through its
+//! queue. A packet that the cell's stack forwards there came around the other programs and is dropped.
 
 use aya_ebpf::programs::TcContext;
 use c2c_common::counter::{Hook, Outcome};
 use c2c_common::wire::ETH_LEN;
 
 use crate::Verdict;
+use crate::deliver::DELIVERED_MARK;
 use crate::flows;
 use crate::headers::Headers;
 use crate::kernel::{action::NEXT, skb};
@@ -13,6 +14,9 @@ use crate::kernel::{action::NEXT, skb};
 /// The program.
 #[inline(always)]
 pub fn run(ctx: &TcContext, h: &mut Headers) -> Verdict {
+    if skb::mark(ctx) == DELIVERED_MARK {
+        return Verdict::NotOurs;
+    }
     if skb::ingress_ifindex(ctx) != 0 {
         return Verdict::Drop(Outcome::NotFromCell);
     }

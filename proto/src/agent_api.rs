@@ -33,14 +33,22 @@ pub enum Request {
     },
     /// Could an ADD be served now? CNI's STATUS.
     Ready,
+    /// Lead a port of the cell into a wired container. Garden's net-in; answered with a [`PortMapping`].
+    NetIn(NetIn),
+    /// Let a wired container reach more. Garden's net-out and bulk-net-out.
+    NetOut(NetOut),
     /// One page about the agent: lease, stream, revision, datapath.
     Status,
     /// The containers of this cell.
     Endpoints,
     /// The policies that touch this cell's apps.
     Policies,
-    /// The flow table.
+    /// The flow tables: between containers, and with the outside.
     Flows,
+    /// What the cell's containers may reach outside: the groups bound to each, and the rules that were skipped.
+    Egress,
+    /// The cell's ports that lead into containers.
+    Ports,
     /// Counters by hook and outcome, and the use of every map.
     Counters,
 }
@@ -82,6 +90,133 @@ pub struct Add {
     pub netns: String,
     /// `metadata` as CF passes it; `policy_group_id` names the app.
     pub metadata: BTreeMap<String, Value>,
+    /// Ports of the cell that shall lead into the container.
+    #[serde(default)]
+    pub ports: Vec<PortRequest>,
+    /// What the container may reach outside when no security group of the controller is bound to it.
+    #[serde(default)]
+    pub egress: Vec<NetOutRule>,
+    /// Its bandwidth; what is absent is as the agent's configuration says.
+    #[serde(default)]
+    pub bandwidth: Bandwidth,
+}
+
+/// A port of the cell that shall lead into a container.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PortRequest {
+    /// The cell's port; 0: the agent chooses one.
+    pub host_port: u16,
+    /// The container's port; 0: the same as the cell's, as Garden has it.
+    pub container_port: u16,
+    /// Which transport; absent: both.
+    #[serde(default)]
+    pub protocol: Option<Transport>,
+}
+
+/// A transport with ports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Transport {
+    /// IP protocol 6.
+    Tcp = 6,
+    /// IP protocol 17.
+    Udp = 17,
+}
+
+/// A port of the cell that leads into a container.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PortMapping {
+    /// The cell's port.
+    pub host_port: u16,
+    /// The container's port.
+    pub container_port: u16,
+    /// Which transport; absent: both.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub protocol: Option<Transport>,
+}
+
+/// Rates in bits per second and bursts in bits, as CNI's bandwidth capability has them; 0 or absent: no limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Bandwidth {
+    /// To the container.
+    pub ingress_rate: u64,
+    /// See `ingress_rate`.
+    pub ingress_burst: u64,
+    /// From the container.
+    pub egress_rate: u64,
+    /// See `egress_rate`.
+    pub egress_burst: u64,
+}
+
+/// One more port for a wired container.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetIn {
+    /// Garden's handle.
+    pub container_id: String,
+    /// Which port.
+    #[serde(flatten)]
+    pub port: PortRequest,
+}
+
+/// More that a wired container may reach.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetOut {
+    /// Garden's handle.
+    pub container_id: String,
+    /// What it may.
+    pub rules: Vec<NetOutRule>,
+}
+
+/// Garden's `NetOutRule`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(default)]
+pub struct NetOutRule {
+    /// 0 all, 1 tcp, 2 udp, 3 icmp.
+    pub protocol: u8,
+    /// Destinations; none: every address.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub networks: Vec<IpRange>,
+    /// Ports; none: every port.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub ports: Vec<PortRange>,
+    /// Type and code of ICMP; absent: any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub icmps: Option<IcmpControl>,
+    /// Whether new connections are logged.
+    pub log: bool,
+}
+
+/// Addresses from `start` to `end`, both of them included. Text, because a bad one must not spoil the rules beside it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(default)]
+pub struct IpRange {
+    /// First address; absent: the same as the last.
+    pub start: String,
+    /// Last address; absent: the same as the first.
+    pub end: String,
+}
+
+/// Ports from `start` to `end`, both of them included.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PortRange {
+    /// First port.
+    pub start: u16,
+    /// Last port.
+    pub end: u16,
+}
+
+/// ICMP type and code; 255: any.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(default)]
+pub struct IcmpControl {
+    /// Type.
+    #[serde(rename = "type")]
+    pub icmp_type: u8,
+    /// Code; absent: any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub code: Option<u8>,
 }
 
 /// What CHECK compares with.
@@ -107,6 +242,17 @@ pub struct Added {
     pub gateway: Ipv4Addr,
     /// In bytes.
     pub mtu: u32,
+    /// The cell's address, which the mapped ports are at.
+    pub cell_address: Ipv4Addr,
+    /// Ports of the cell that lead into the container, in the order they were asked for.
+    #[serde(default)]
+    pub ports: Vec<PortMapping>,
+    /// Name servers that the container shall use; absent when the agent was told of none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dns_servers: Option<Vec<String>>,
+    /// Domains to search; absent when the agent was told of none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub search_domains: Option<Vec<String>>,
 }
 
 /// A network interface.
@@ -167,4 +313,6 @@ pub mod code {
     pub const DRIFTED: u32 = 105;
     /// The agent cannot be reached (the shim's own).
     pub const NO_AGENT: u32 = 106;
+    /// A port of the cell is taken, or none is left.
+    pub const NO_PORT: u32 = 107;
 }

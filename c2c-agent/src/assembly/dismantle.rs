@@ -1,6 +1,6 @@
 //! Taking everything apart that `open` puts together, and removing what it leaves in the kernel and on disk.
 
-use super::open::{Cell, Lock, OpenError, VXLAN_DEVICE, open};
+use super::open::{Cell, Kept, Lock, OpenError, VXLAN_DEVICE, open};
 use crate::config::Config;
 use crate::{endpoint, host};
 use anyhow::{Context, anyhow, bail};
@@ -23,7 +23,7 @@ pub fn dismantle(config: &Config, force: bool) -> anyhow::Result<Dismantled> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     runtime.block_on(async {
         let lock = Lock::take(&config.state_dir).map_err(explain)?;
-        let cell = open(config, lock).await?;
+        let cell = open(config, lock, Kept::read(&config.state_dir)).await?;
         let containers = cell.manager.list().len();
         if containers > 0 && !force {
             bail!("{containers} containers are wired on this cell: drain it first, or give --force to cut them off");
@@ -62,7 +62,7 @@ fn remove(cell: Cell) -> anyhow::Result<()> {
 fn forget(config: &Config) -> anyhow::Result<()> {
     let endpoints = config.state_dir.join("endpoints");
     gone(fs::remove_dir_all(&endpoints)).with_context(|| format!("cannot remove {}", endpoints.display()))?;
-    for file in [endpoint::LAST_ADDRESS, "lock"] {
+    for file in [endpoint::LAST_ADDRESS, endpoint::LAST_PORT, "lock"] {
         let path = config.state_dir.join(file);
         gone(fs::remove_file(&path)).with_context(|| format!("cannot remove {}", path.display()))?;
     }

@@ -36,10 +36,14 @@ impl Handler {
             Request::Check(check) => json(&self.manager.check(check, netns).await?),
             Request::Gc { valid } => json(&self.manager.gc(valid).await?),
             Request::Ready => self.ready(),
+            Request::NetIn(port) => json(&self.manager.net_in(port).await?),
+            Request::NetOut(rules) => json(&self.manager.net_out(rules).await?),
             Request::Status => self.look(Observer::status).await,
             Request::Endpoints => self.look(|observer| Ok(observer.endpoints())).await,
             Request::Policies => self.look(|observer| Ok(observer.policies())).await,
             Request::Flows => self.look(Observer::flows).await,
+            Request::Egress => self.look(|observer| Ok(observer.egress())).await,
+            Request::Ports => self.look(|observer| Ok(observer.ports())).await,
             Request::Counters => self.look(Observer::counters).await,
         }
     }

@@ -5,6 +5,7 @@
 //! Stop: no new requests, then the stream, the passes, the state on disk, the pages. Everything pinned stays.
 
 mod dismantle;
+mod events;
 mod handler;
 mod log;
 mod open;
@@ -14,7 +15,7 @@ pub use dismantle::{Dismantled, dismantle};
 pub use open::OpenError;
 
 use crate::cni_api::Socket;
-use crate::config::{Config, ConfigError};
+use crate::config::{Config, ConfigError, Network};
 use crate::control_stream::{self, Stream};
 use crate::fabric::report_chain;
 use crate::lease::{Keeper, Tenure};
@@ -24,10 +25,11 @@ use anyhow::Context;
 use c2c_proto::tls::{self, Identity};
 use handler::Handler;
 use log::Log;
-use open::{Cell, Lock};
+use open::{Cell, Kept, Lock};
 use sd_notify::NotifyState;
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 use tasks::{Reconciler, Saver, Tasks};
 use tokio::net::TcpListener;
@@ -65,9 +67,12 @@ async fn serve(
     let signals = Signals::new()?;
     let identity = Identity::load(&config.identity)?;
     let lock = Lock::take(&config.state_dir)?;
+    let kept = Kept::read(&config.state_dir);
+    open::check_ports(&config.network, kept.udp_port()).map_err(OpenError::from)?;
     let doors = Doors::open(&config, &identity).await?;
-    let cell = open::open(&config, lock).await?;
-    let (mut tasks, agent) = start(&config, cell, identity, doors);
+    let cell = open::open(&config, lock, kept).await?;
+    let lost = events::start(&config, &cell).context("cannot read the events of the programs")?;
+    let (mut tasks, agent) = start(&config, cell, identity, (doors, lost));
     notify(&[NotifyState::Ready]);
     tracing::info!(cell = config.cell, socket = %config.socket.display(), metrics = %config.metrics_address, "serving");
     let ended = agent.attend(signals, &mut tasks, log, reload).await;
@@ -100,7 +105,12 @@ struct Agent {
     config: Config,
 }
 
-fn start(config: &Config, cell: Cell, identity: Identity, doors: Doors) -> (Tasks, Agent) {
+fn start(
+    config: &Config,
+    cell: Cell,
+    identity: Identity,
+    (doors, flow_log_lost): (Doors, Arc<AtomicU64>),
+) -> (Tasks, Agent) {
     let (stream_view, stream_seen) = watch::channel(control_stream::View::default());
     let (passes, passes_seen) = watch::channel(Passes::default());
     let (lease, lease_seen) = watch::channel(cell.tenure.clone());
@@ -113,6 +123,7 @@ fn start(config: &Config, cell: Cell, identity: Identity, doors: Doors) -> (Task
         manager: Arc::clone(&cell.manager),
         stream: stream_seen,
         passes: passes_seen.clone(),
+        flow_log_lost,
     };
     let stream = Stream {
         cell: config.cell.clone(),
@@ -233,11 +244,28 @@ impl Agent {
                 Err(error) => tracing::error!(what, error, "kept as it was"),
             }
         }
+        self.config.network = changed(&self.config.network, &config.network);
+        self.cell.fabric.set_network(self.config.network.clone());
         if self.config.needs_restart_for(&config) {
-            tracing::warn!("of the configuration, only certificates, trace and log change without a restart");
+            tracing::warn!(
+                "of the configuration, only certificates, trace, log, no_masquerade, host_*, deny_networks_*, outbound_* and \
+                 static_egress change without a restart"
+            );
         }
         self.config.log = config.log;
         self.config.datapath.trace = config.datapath.trace;
+    }
+}
+
+/// What a running agent takes over of the new. Pools of ports, name servers and bandwidth are in containers already.
+fn changed(old: &Network, new: &Network) -> Network {
+    Network {
+        no_masquerade: new.no_masquerade.clone(),
+        host: new.host.clone(),
+        deny: new.deny.clone(),
+        outbound: new.outbound.clone(),
+        static_egress: new.static_egress,
+        ..old.clone()
     }
 }
 

@@ -1,9 +1,9 @@
 //! Opening the rooms, in order, with what an earlier run left.
 
 use super::tasks::log_report;
-use crate::config::Config;
+use crate::config::{Config, Network, PortConflict, host_ports, port_conflict};
 use crate::datapath::{self, Datapath};
-use crate::endpoint::{self, Manager};
+use crate::endpoint::{self, GATEWAY, Manager};
 use crate::fabric::{Fabric, Report, report_chain};
 use crate::host;
 use crate::lease::{Lease, Tenure};
@@ -21,7 +21,7 @@ use std::sync::Arc;
 /// The kernel's VXLAN device that merges tunnelled packets.
 pub(super) const VXLAN_DEVICE: &str = "c2c-vxlan";
 /// IANA's port for VXLAN, until the controller says another.
-const VXLAN_PORT: u16 = 4789;
+pub(super) const VXLAN_PORT: u16 = 4789;
 /// Outer Ethernet, IPv4, UDP and VXLAN headers, in bytes (RFC 7348, section 5).
 const ENCAPSULATION: u32 = 50;
 
@@ -53,6 +53,12 @@ pub enum OpenError {
     /// The VXLAN device cannot be made.
     #[error("cannot make the device {VXLAN_DEVICE}")]
     Vxlan(#[source] host::Error),
+    /// The cell's addresses cannot be read.
+    #[error("cannot read the cell's addresses")]
+    Addresses(#[source] host::Error),
+    /// A pool of ports is not the agent's to use.
+    #[error("the cell's ports are not free for containers")]
+    Ports(#[from] PortConflict),
     /// Programs or maps cannot be opened.
     #[error("cannot open the datapath")]
     Datapath(#[from] datapath::Error),
@@ -101,44 +107,73 @@ impl Lock {
     }
 }
 
+/// What an earlier run remembered.
+#[derive(Debug)]
+pub(super) struct Kept {
+    saved: Saved,
+    tenure: Option<Tenure>,
+    world: World,
+}
+
+impl Kept {
+    /// Reads it. What is damaged counts as not remembered.
+    pub(super) fn read(state_dir: &Path) -> Self {
+        let saved = Saved::new(state_dir);
+        let tenure = remembered(saved.lease());
+        let tenure = tenure.map(|lease| Tenure { grant: lease.grant, renewed: lease.renewed });
+        let world = remembered(saved.world()).unwrap_or_default();
+        Self { saved, tenure, world }
+    }
+
+    /// The tunnel's port, as far as it is known before the controller was heard.
+    pub(super) fn udp_port(&self) -> u16 {
+        self.tenure.as_ref().map_or(VXLAN_PORT, |tenure| tenure.grant.udp_port)
+    }
+}
+
+/// Whether the pools of ports are free on this host.
+pub(super) fn check_ports(network: &Network, tunnel_port: u16) -> Result<(), PortConflict> {
+    let host = host_ports(Path::new("/"))?;
+    port_conflict(network, Some(tunnel_port), host.ephemeral, &host.reserved)
+}
+
 /// Opens the rooms and brings back what an earlier run left: after this the cell enforces what it knows.
-pub(super) async fn open(config: &Config, lock: Lock) -> Result<Cell, OpenError> {
-    let saved = Saved::new(&config.state_dir);
+pub(super) async fn open(config: &Config, lock: Lock, kept: Kept) -> Result<Cell, OpenError> {
+    let port = kept.udp_port();
+    let Kept { saved, tenure, world } = kept;
     let (settings, address) = (config.datapath.clone(), config.underlay_address);
-    let (tenure, world) = (remembered(saved.lease()), remembered(saved.world()));
-    let port = tenure.as_ref().map(|lease| lease.grant.udp_port);
     let opening = tokio::task::spawn_blocking(move || {
         let facts = look(&settings.underlay, address, port)?;
         Ok::<_, OpenError>((facts, Datapath::open(&settings)?))
     });
     let (facts, datapath) = opening.await??;
-    let tenure = tenure.map(|lease| Tenure { grant: lease.grant, renewed: lease.renewed });
     let tenure = tenure.map(|tenure| moved(tenure, facts.underlay));
     let lease = tenure.as_ref().map(|tenure| tenure.grant.clone());
     tracing::info!(adopted = datapath.adopted(), lease = lease.is_some(), "the datapath is open");
-    let fabric = Fabric::new(datapath, facts, world.unwrap_or_else(World::default), lease);
+    let fabric = Fabric::new(datapath, (facts.clone(), config.network.clone()), world, lease);
     let fabric = Arc::new(fabric.remembering(saved.clone()));
-    let manager = Arc::new(Manager::open(&config.state_dir, Arc::clone(&fabric))?);
+    let settings = endpoint::Settings::new(&config.network, facts.underlay, port)
+        .telling(config.container_metadata_file.clone());
+    let manager = Arc::new(Manager::open(&config.state_dir, Arc::clone(&fabric), settings)?);
     let cell = Cell { _lock: lock, facts, fabric, manager, saved, tenure };
     cell.recover(&config.pending_dir).await?;
     Ok(cell)
 }
 
-/// Looks at the host: the underlay device, and the VXLAN device, which is made when it is missing.
-pub(super) fn look(
-    underlay: &str,
-    address: Option<Ipv4Addr>,
-    port: Option<u16>,
-) -> Result<compile::Cell, OpenError> {
+/// Looks at the host: the underlay device, the VXLAN device, which is made when it is missing, and all addresses.
+pub(super) fn look(underlay: &str, address: Option<Ipv4Addr>, port: u16) -> Result<compile::Cell, OpenError> {
     let failed = |source| OpenError::Underlay { name: underlay.to_owned(), source };
     let device = host::underlay(underlay).map_err(failed)?;
-    let vxlan =
-        host::ensure_vxlan_device(VXLAN_DEVICE, port.unwrap_or(VXLAN_PORT)).map_err(OpenError::Vxlan)?;
+    let vxlan = host::ensure_vxlan_device(VXLAN_DEVICE, port).map_err(OpenError::Vxlan)?;
+    let mut locals = host::addresses().map_err(OpenError::Addresses)?;
+    // It comes with the first container, which must not take it for an address outside.
+    locals.insert(GATEWAY);
     Ok(compile::Cell {
         underlay: address.unwrap_or(device.address),
         underlay_ifindex: device.ifindex,
         vxlan_ifindex: vxlan,
         mtu: device.mtu.saturating_sub(ENCAPSULATION),
+        locals,
     })
 }
 
@@ -146,7 +181,7 @@ impl Cell {
     async fn recover(&self, pending: &Path) -> Result<(), OpenError> {
         let mut report = report_of(self.manager.recover().await);
         report.merge(report_of(self.manager.do_pending(pending).await));
-        let (fabric, facts) = (Arc::clone(&self.fabric), self.facts);
+        let (fabric, facts) = (Arc::clone(&self.fabric), self.facts.clone());
         report.merge(tokio::task::spawn_blocking(move || fabric.reconcile(facts)).await?);
         log_report(&report);
         tracing::info!(containers = self.fabric.live_containers(), "what an earlier run left is enforced");

@@ -1,8 +1,9 @@
 //! The agent's tasks: how they are started, watched and stopped, and the three that are nobody else's.
 
-use super::open::{Cell, look, report_of};
+use super::open::{Cell, VXLAN_PORT, check_ports, look, report_of};
 use super::{TaskResult, Work};
-use crate::config::Config;
+use crate::config::{Config, Network};
+use crate::datapath::Swept;
 use crate::endpoint::Manager;
 use crate::fabric::{Fabric, Report, report_chain};
 use crate::lease::Tenure;
@@ -91,6 +92,7 @@ pub(super) struct Reconciler {
     underlay: String,
     address: Option<Ipv4Addr>,
     pending: PathBuf,
+    network: Arc<Network>,
     facts: compile::Cell,
     fabric: Arc<Fabric>,
     manager: Arc<Manager>,
@@ -110,7 +112,8 @@ impl Reconciler {
             underlay: config.datapath.underlay.clone(),
             address: config.underlay_address,
             pending: config.pending_dir.clone(),
-            facts: cell.facts,
+            network: Arc::new(config.network.clone()),
+            facts: cell.facts.clone(),
             fabric: Arc::clone(&cell.fabric),
             manager: Arc::clone(&cell.manager),
             passes,
@@ -121,8 +124,8 @@ impl Reconciler {
 
     pub(super) async fn run(mut self, mut stop: Stop) -> TaskResult {
         loop {
-            let report = self.pass().await?;
-            self.passes.send_modify(|passes| passes.take(report.clone(), Instant::now()));
+            let (report, swept) = self.pass().await?;
+            self.passes.send_modify(|passes| passes.take(report.clone(), swept, Instant::now()));
             if report != self.last {
                 log_report(&report);
                 self.last = report;
@@ -135,27 +138,37 @@ impl Reconciler {
         }
     }
 
-    async fn pass(&mut self) -> anyhow::Result<Report> {
+    async fn pass(&mut self) -> anyhow::Result<(Report, Swept)> {
         let mut report = report_of(self.manager.do_pending(&self.pending).await);
         report.merge(report_of(self.manager.repair().await));
         report.merge(self.kernel().await?);
-        Ok(report)
+        let swept = self.sweep(&mut report).await?;
+        Ok((report, swept))
     }
 
     /// When the host cannot be looked at, what is known of it is still compared with the kernel's maps.
     async fn kernel(&mut self) -> anyhow::Result<Report> {
-        let (underlay, address, known) = (self.underlay.clone(), self.address, self.facts);
-        let fabric = Arc::clone(&self.fabric);
+        let (underlay, address, known) = (self.underlay.clone(), self.address, self.facts.clone());
+        let (fabric, network) = (Arc::clone(&self.fabric), Arc::clone(&self.network));
         let pass = tokio::task::spawn_blocking(move || {
-            let looked = look(&underlay, address, fabric.udp_port());
-            let facts = *looked.as_ref().unwrap_or(&known);
-            let mut report = fabric.reconcile(facts);
+            let port = fabric.udp_port().unwrap_or(VXLAN_PORT);
+            let looked = look(&underlay, address, port);
+            let facts = looked.as_ref().unwrap_or(&known).clone();
+            let mut report = fabric.reconcile(facts.clone());
             report.note("looking at the host", looked.map(drop));
+            report.note("looking at the host's ports", check_ports(&network, port));
             (facts, report)
         });
         let (facts, report) = pass.await?;
         self.facts = facts;
         Ok(report)
+    }
+
+    async fn sweep(&self, report: &mut Report) -> anyhow::Result<Swept> {
+        let fabric = Arc::clone(&self.fabric);
+        let swept = tokio::task::spawn_blocking(move || fabric.sweep()).await?;
+        let failed = |error| report.failed("sweeping flows with the outside that have ended", &error);
+        Ok(swept.map_err(failed).unwrap_or_default())
     }
 }
 

@@ -27,7 +27,8 @@ Examples:
   c2c-agent serve --config /etc/c2c/agent.toml    run the agent (the systemd unit does this)
   c2c-agent status                                what this cell holds, and what is wrong
   c2c-agent counters                              why was it refused? drops by program and reason
-  c2c-agent flows --json | jq '.[] | select(.verdict != \"allowed\")'
+  c2c-agent flows --json | jq '.flows[] | select(.verdict != \"allowed\")'
+  c2c-agent egress                                what each container may reach outside, and by whose rules
 
 Exit codes: 0 done, 1 refused or failed, 2 usage or configuration, 3 the agent cannot be reached";
 
@@ -35,7 +36,8 @@ const SERVE_EXAMPLES: &str = "\
 Every key of the configuration file can also be given as C2C_KEY in the environment or as a flag; a flag wins over the
 environment, the environment over the file.
 
-Signals: SIGTERM stops the agent and leaves everything enforced; SIGHUP reads the certificates, `trace` and `log` again.
+Signals: SIGTERM stops the agent and leaves everything enforced; SIGHUP reads the certificates, `trace`, `log` and what
+containers may reach (`no_masquerade`, `host_*`, `deny_networks_*`, `outbound_*`, `static_egress`) again.
 
 Examples:
   c2c-agent serve --config /etc/c2c/agent.toml
@@ -61,8 +63,12 @@ enum Command {
     Endpoints(Ask),
     /// The policies that touch this cell's apps
     Policies(Ask),
-    /// The flow table
+    /// The flow tables: between containers, and with the outside
     Flows(Ask),
+    /// What the containers may reach outside, and by whose rules
+    Egress(Ask),
+    /// The cell's ports that lead into containers
+    Ports(Ask),
     /// Packets by program and what was done with them, and how full the maps are
     Counters(Ask),
     /// Remove programs, maps, interfaces and state from this cell; the agent must be stopped
@@ -111,6 +117,8 @@ impl Command {
             Self::Endpoints(ask) => show(ask.show(&Request::Endpoints, table::endpoints)?),
             Self::Policies(ask) => show(ask.show(&Request::Policies, table::policies)?),
             Self::Flows(ask) => show(ask.show(&Request::Flows, table::flows)?),
+            Self::Egress(ask) => show(ask.show(&Request::Egress, table::egress)?),
+            Self::Ports(ask) => show(ask.show(&Request::Ports, table::ports)?),
             Self::Counters(ask) => show(ask.show(&Request::Counters, table::counters)?),
             Self::Uninstall(what) => {
                 let config = Config::load(what.serve.config.as_deref(), what.serve.layer)?;

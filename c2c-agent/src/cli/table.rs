@@ -1,8 +1,9 @@
 //! Answers as tables for people.
 
-use crate::datapath::{FlowRow, MapUse};
-use crate::status::{CountersPage, EndpointRow, PolicyRow, StatusPage};
+use crate::datapath::{FlowRow, MapUse, TranslationRow};
+use crate::status::{CountersPage, EgressRow, EndpointRow, FlowsPage, PolicyRow, PortRow, StatusPage};
 use comfy_table::{CellAlignment, Table, presets};
+use std::collections::BTreeSet;
 use std::fmt::Display;
 
 pub(super) fn status(page: &StatusPage) -> String {
@@ -28,6 +29,7 @@ fn lines(page: &StatusPage) -> Vec<(&'static str, String)> {
         ("stream", stream(page)),
         ("revision", revision(page)),
         ("policies", format!("{} that touch this cell's apps", page.policy.policies)),
+        ("egress", format!("{} security groups that apply here", page.policy.security_groups)),
         ("endpoints", page.endpoints.to_string()),
         ("other cells", page.policy.peers.to_string()),
         ("datapath", datapath(page)),
@@ -111,7 +113,11 @@ pub(super) fn policies(rows: &Vec<PolicyRow>) -> String {
     trimmed(&table)
 }
 
-pub(super) fn flows(rows: &Vec<FlowRow>) -> String {
+pub(super) fn flows(page: &FlowsPage) -> String {
+    trimmed(&between(&page.flows)) + "\n" + &trimmed(&outside(&page.translations))
+}
+
+fn between(rows: &[FlowRow]) -> Table {
     let mut table = headed(["PROTOCOL", "SOURCE", "DESTINATION", "STATE", "VERDICT", "IDLE", "AGE"]);
     for row in rows {
         table.add_row([
@@ -124,7 +130,70 @@ pub(super) fn flows(rows: &Vec<FlowRow>) -> String {
             span(row.age_seconds),
         ]);
     }
+    table
+}
+
+fn outside(rows: &[TranslationRow]) -> Table {
+    let mut table = headed(["PROTOCOL", "CONTAINER", "AS", "OUTSIDE", "KIND", "STATE", "IDLE", "AGE"]);
+    for row in rows {
+        table.add_row([
+            protocol(row.protocol),
+            format!("{}:{}", row.container, row.container_port),
+            format!("{}:{}", row.cell, row.cell_port),
+            format!("{}:{}", row.outside, row.outside_port),
+            row.kind.clone(),
+            row.state.clone(),
+            span(row.idle_seconds),
+            span(row.age_seconds),
+        ]);
+    }
+    table
+}
+
+pub(super) fn egress(rows: &Vec<EgressRow>) -> String {
+    let mut table = headed(["CONTAINER", "ADDRESS", "SPACE", "WORKLOAD", "RULES", "DENIED", "ALLOWED"]);
+    for row in rows {
+        let rules = if row.groups.is_empty() { row.rules.clone() } else { row.groups.join(", ") };
+        let denied: Vec<_> = row.denied.iter().map(ToString::to_string).collect();
+        table.add_row([
+            row.container_id.clone(),
+            row.address.to_string(),
+            or_dash(&row.space),
+            row.workload.clone(),
+            rules,
+            or_dash(&denied.join(", ")),
+            allowed(&row.allowed),
+        ]);
+    }
+    let skipped: BTreeSet<_> = rows.iter().flat_map(|row| &row.skipped).collect();
+    skipped.into_iter().fold(trimmed(&table), |text, rule| text + "skipped: " + rule + "\n")
+}
+
+/// The first few; a container may have a thousand.
+fn allowed(rules: &[String]) -> String {
+    const SHOWN: usize = 4;
+    let mut text = or_dash(&rules.iter().take(SHOWN).cloned().collect::<Vec<_>>().join(", "));
+    if rules.len() > SHOWN {
+        text += &format!(", and {} more (--json)", rules.len() - SHOWN);
+    }
+    text
+}
+
+pub(super) fn ports(rows: &Vec<PortRow>) -> String {
+    let mut table = headed(["PORT", "PROTOCOL", "LEADS TO", "CONTAINER"]);
+    for row in rows {
+        table.add_row([
+            row.host_port.to_string(),
+            row.protocol.clone(),
+            format!("{}:{}", row.address, row.container_port),
+            row.container_id.clone(),
+        ]);
+    }
     trimmed(&table)
+}
+
+fn or_dash(text: &str) -> String {
+    if text.is_empty() { "-" } else { text }.to_owned()
 }
 
 pub(super) fn counters(page: &CountersPage) -> String {
@@ -218,5 +287,28 @@ mod tests {
         assert_eq!(lines.len(), 2);
         assert!(lines[0].starts_with("SOURCE") && lines[0].ends_with("PORTS"));
         assert!(lines[1].starts_with("frontend") && lines[1].ends_with("7000"));
+    }
+
+    #[test]
+    fn what_a_container_may_reach_is_shown_in_short_and_what_is_skipped_below() {
+        let row = EgressRow {
+            container_id: "h".into(),
+            address: [10, 255, 1, 2].into(),
+            space: String::new(),
+            workload: "running".into(),
+            rules: "groups".into(),
+            groups: vec!["dns".into(), "public".into()],
+            set: 7,
+            allowed: (1..=6).map(|n| format!("all 192.0.2.{n}")).collect(),
+            denied: Vec::new(),
+            skipped: vec!["security group dns: bad".into()],
+        };
+        let text = egress(&vec![row.clone(), row]);
+        let lines: Vec<_> = text.lines().collect();
+        assert_eq!((lines.len(), lines[3]), (4, "skipped: security group dns: bad"));
+        assert!(
+            lines[1].contains("dns, public") && lines[1].ends_with("192.0.2.4, and 2 more (--json)"),
+            "{text}"
+        );
     }
 }

@@ -1,12 +1,13 @@
 //! Serving: a task for each connection. What a request began goes on when its asker hangs up, because half an ADD is
-//! nobody's wish.
+//! nobody's wish; but an ADD whose asker hung up before is not begun, because its asker has undone it.
 
 use super::receive::{Received, receive, refusal};
 use super::socket::Socket;
 use c2c_proto::agent_api::{ApiError, Reply, Request, code};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::future::Future;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::AsyncWriteExt;
@@ -62,6 +63,9 @@ impl Socket {
 
 async fn converse<H: Handle>(mut stream: UnixStream, handler: Arc<H>) {
     let reply = match listen(&stream).await {
+        Ok(Received { request, .. }) if makes_something(&request) && hung_up(&stream) => {
+            return tracing::warn!("an ADD or a change was not begun: its asker did not wait for the agent");
+        }
         Ok(Received { request, descriptor }) => handler.handle(request, descriptor).await,
         Err(error) => Reply::Error(error),
     };
@@ -70,6 +74,19 @@ async fn converse<H: Handle>(mut stream: UnixStream, handler: Arc<H>) {
         Ok(Err(error)) => tracing::debug!(%error, "the asker did not wait for the answer"),
         Err(_) => tracing::debug!("the asker did not take the answer"),
     }
+}
+
+/// What an agent that was stopped or busy for a while must not make for somebody who has given up meanwhile: a DEL that
+/// they sent next may be done already.
+fn makes_something(request: &Request) -> bool {
+    matches!(request, Request::Add(_) | Request::NetIn(_) | Request::NetOut(_))
+}
+
+/// Whether nobody would read an answer. An asker who said everything shuts down its side only.
+fn hung_up(stream: &UnixStream) -> bool {
+    let mut wanted = [PollFd::new(stream.as_fd(), PollFlags::empty())];
+    poll(&mut wanted, PollTimeout::ZERO).is_ok_and(|found| found > 0)
+        && wanted.iter().any(|found| found.revents().is_some_and(|seen| seen.contains(PollFlags::POLLHUP)))
 }
 
 /// Reads the request of somebody who may ask.
@@ -106,13 +123,12 @@ async fn answer(stream: &mut UnixStream, reply: &Reply) -> io::Result<()> {
 mod tests {
     use super::*;
     use crate::host::NetnsId;
-    use c2c_proto::agent_api::{Add, Attachment, MAX_REQUEST_BYTES};
+    use c2c_proto::agent_api::{Add, Attachment, Bandwidth, MAX_REQUEST_BYTES};
     use c2c_proto::agent_socket::{CallError, Client};
     use serde_json::json;
     use std::collections::BTreeMap;
     use std::fs::File;
     use std::io::{Read, Write};
-    use std::os::fd::AsFd;
     use std::os::unix::fs::MetadataExt;
     use std::os::unix::net::UnixStream as BlockingStream;
     use std::path::PathBuf;
@@ -157,7 +173,14 @@ mod tests {
 
     fn add() -> Request {
         let attachment = Attachment { container_id: "handle".to_owned(), ifname: "eth0".to_owned() };
-        Request::Add(Add { attachment, netns: "/run/netns/x".to_owned(), metadata: BTreeMap::new() })
+        Request::Add(Add {
+            attachment,
+            netns: "/run/netns/x".to_owned(),
+            metadata: BTreeMap::new(),
+            ports: Vec::new(),
+            egress: Vec::new(),
+            bandwidth: Bandwidth::default(),
+        })
     }
 
     async fn raw(path: &std::path::Path, bytes: Vec<u8>) -> String {
@@ -241,5 +264,34 @@ mod tests {
         served.stop.send(()).unwrap();
         served.task.await.unwrap();
         assert_eq!(served.echo.may_answer.available_permits(), 1, "the handler came to its end");
+    }
+
+    #[tokio::test]
+    async fn what_its_asker_gave_up_before_it_was_begun_is_not_begun() {
+        let served = serve(10);
+        let (path, netns) = (served.path.clone(), File::open("/proc/self/ns/net").unwrap());
+        // The agent's tasks run on this very thread, so nothing is read before the askers have gone.
+        let give_up = move |request: Request| {
+            let client = Client::new(&path, Duration::from_millis(20));
+            std::thread::spawn({
+                let netns = netns.try_clone().unwrap();
+                move || client.call(&request, Some(netns.as_fd()))
+            })
+            .join()
+            .unwrap()
+        };
+        let attachment = Attachment { container_id: "handle".to_owned(), ifname: "eth0".to_owned() };
+        for request in [add(), Request::Del(attachment)] {
+            let error = give_up(request).unwrap_err();
+            assert!(matches!(error, CallError::Deadline { .. }), "{error:?}");
+        }
+        _ = served.echo.asked.acquire().await.unwrap();
+        let client = Client::new(&served.path, Duration::from_secs(5));
+        let asked = spawn_blocking(move || client.call(&Request::Ready, None)).await.unwrap();
+        assert!(asked.is_ok());
+        served.stop.send(()).unwrap();
+        served.task.await.unwrap();
+        assert_eq!(served.echo.may_answer.available_permits(), 10, "every handler came to its end");
+        assert_eq!(served.echo.asked.available_permits(), 2, "the DEL, and whether it is ready");
     }
 }

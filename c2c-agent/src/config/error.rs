@@ -38,6 +38,14 @@ pub enum ConfigError {
         /// What it can be.
         expected: &'static str,
     },
+    /// A name server is not an address; Silk's words, and which key.
+    #[error(
+        "invalid DNS server {found:?}, must be valid IP address (dns_servers; IPv4, because IPv6 is not carried)"
+    )]
+    DnsServer {
+        /// What stands there.
+        found: String,
+    },
 }
 
 impl ConfigError {

@@ -3,9 +3,15 @@
 
 mod error;
 mod layer;
+mod list;
+mod network;
+mod ports;
 
 pub use error::ConfigError;
 pub use layer::Layer;
+pub use list::List;
+pub use network::{DenyNetworks, Dns, HostAccess, Network, Outbound, Rate, StaticEgress};
+pub use ports::{HostPorts, PortConflict, host_ports, port_conflict};
 
 use crate::datapath::{Attach, Settings, Shield, Trace};
 use c2c_proto::tls::Files;
@@ -39,6 +45,12 @@ pub struct Config {
     pub partition_tolerance: Duration,
     /// What is logged, as `tracing_subscriber`'s filter says it.
     pub log: String,
+    /// The world outside the overlay.
+    pub network: Network,
+    /// Where logged connections are written; the agent's own log when not set.
+    pub flow_log: Option<PathBuf>,
+    /// Where the containers are listed for others; nowhere when not set.
+    pub container_metadata_file: Option<PathBuf>,
     /// The datapath's part, with the underlay interface.
     pub datapath: Settings,
 }
@@ -66,9 +78,11 @@ impl Config {
     }
 
     fn check(layer: Layer) -> Result<Self, ConfigError> {
+        let network = Network::check(&layer)?;
         let state_dir = layer.state_dir.unwrap_or_else(|| "/var/lib/c2c".into());
         let hours = layer.partition_tolerance_hours.unwrap_or(168);
         Ok(Self {
+            network,
             cell: cell(required("cell", layer.cell)?)?,
             underlay_address: layer.underlay_address,
             controller: controller(required("controller", layer.controller)?)?,
@@ -84,6 +98,8 @@ impl Config {
                 .unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 9464))),
             partition_tolerance: Duration::from_secs(hours.saturating_mul(3600)),
             log: layer.log.unwrap_or_else(|| "info".to_owned()),
+            flow_log: layer.flow_log,
+            container_metadata_file: layer.container_metadata_file,
             datapath: Settings {
                 pin_dir: layer.pin_dir.unwrap_or_else(|| "/sys/fs/bpf/c2c".into()),
                 underlay: required("underlay_interface", layer.underlay_interface)?,
@@ -176,10 +192,22 @@ mod tests {
         assert_eq!(config.datapath.capacities.get("POLICIES"), Some(&64));
     }
 
-    /// A default that is commented out, as a setting. The cell's address and the maps' sizes have none.
+    /// What a comment of the packaged file shows of these is an example.
+    const NO_DEFAULT: [&str; 6] = [
+        "underlay_address",
+        "POLICIES",
+        "dns_servers",
+        "search_domains",
+        "flow_log",
+        "container_metadata_file",
+    ];
+
+    /// A default that is commented out, as a setting.
     fn spelled_out(line: &str) -> Option<&str> {
-        let setting = line.strip_prefix("# ").filter(|rest| rest.contains(" = "));
-        let own = line.contains("underlay_address") || line.contains("POLICIES");
+        let is_key = |text: &str| text.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_');
+        let is_setting = |rest: &&str| rest.split_once(" = ").is_some_and(|(key, _)| is_key(key));
+        let setting = line.strip_prefix("# ").filter(is_setting);
+        let own = NO_DEFAULT.iter().any(|key| line.contains(key));
         if own { None } else { Some(setting.unwrap_or(line)) }
     }
 
@@ -201,6 +229,27 @@ mod tests {
         assert!(matches!(config.datapath.trace, Trace::Drops));
     }
 
+    #[derive(clap::Parser)]
+    struct Flags {
+        #[command(flatten)]
+        layer: Layer,
+    }
+
+    #[test]
+    fn lists_are_arrays_in_the_file_and_have_commas_elsewhere() {
+        let file = format!("deny_networks_always = [\"10.0.0.0/8\"]\nhost_accept = [\"10.0.0.9\"]\n{FULL}");
+        let nets =
+            |config: &Config| config.network.deny.always.iter().map(ToString::to_string).collect::<Vec<_>>();
+        assert_eq!(nets(&load(&file, Layer::default()).unwrap()), ["10.0.0.0/8"]);
+        let flags =
+            "agent --deny-networks-always 192.0.2.0/24,192.0.2.1 --host-accept= --outbound-limit true";
+        let above = <Flags as clap::Parser>::try_parse_from(flags.split(' ')).unwrap().layer;
+        let config = load(&file, above).unwrap();
+        assert_eq!(nets(&config), ["192.0.2.0/24", "192.0.2.1/32"]);
+        assert!(config.network.host.accept.is_empty() && config.network.outbound.limit.is_some());
+        assert!(load(&format!("no_masquerade = \"10.0.0.0/8\"\n{FULL}"), Layer::default()).is_err());
+    }
+
     #[test]
     fn every_fault_names_its_key() {
         let with = |line: &str| format!("{line}\n{FULL}");
@@ -217,6 +266,10 @@ mod tests {
             ("controller", FULL.replace("https://", "http://")),
             ("controller", FULL.replace(":4103", "")),
             ("cell", FULL.replace("diego-cell-7", "a b")),
+            ("mapped_ports", with("mapped_ports = \"1-2\"")),
+            ("outbound_burst", with("outbound_burst = 0")),
+            ("outbound_max_connections", with("outbound_max_connections = -1")),
+            ("dns_servers", with("dns_servers = [\"x\"]")),
             ("cell", without("cell")),
             ("certificate", without("certificate")),
             ("underlay_interface", without("underlay_interface")),

@@ -2,6 +2,7 @@
 //! the field's name, so that nothing behind this door has to doubt.
 
 use crate::lease::{Grant, Lease, Refusal};
+use crate::policy::group::Group;
 use crate::policy::mirror::{Announcement, Opening, Update};
 use crate::policy::world::{Change, Policy, Protocol, Rule, Tags};
 use c2c_proto::v1;
@@ -12,7 +13,7 @@ use std::fmt::Display;
 use std::net::Ipv4Addr;
 
 /// Of the protocol in `fabric.proto`.
-const PROTOCOL: u32 = 1;
+const PROTOCOL: u32 = 2;
 /// A VXLAN network identifier has 24 bits (RFC 7348, section 5).
 const MAX_VNI: u32 = (1 << 24) - 1;
 
@@ -99,6 +100,7 @@ fn snapshot(snapshot: v1::Snapshot) -> Result<Update, BadMessage> {
         revision: snapshot.revision,
         leases: snapshot.leases.into_iter().map(lease).collect::<Result<_, _>>()?,
         policies: snapshot.policies.into_iter().map(policy).collect::<Result<_, _>>()?,
+        groups: snapshot.groups.into_iter().map(group).collect::<Result<_, _>>()?,
     })
 }
 
@@ -109,7 +111,8 @@ fn delta(delta: v1::Delta) -> Result<Update, BadMessage> {
 
 fn view(view: v1::AppsView) -> Result<Update, BadMessage> {
     let policies = view.policies.into_iter().map(policy).collect::<Result<_, _>>()?;
-    Ok(Update::AppsView { serial: view.serial, revision: view.revision, policies })
+    let groups = view.groups.into_iter().map(group).collect::<Result<_, _>>()?;
+    Ok(Update::AppsView { serial: view.serial, revision: view.revision, policies, groups })
 }
 
 fn change(change: v1::Change) -> Result<Change, BadMessage> {
@@ -119,7 +122,25 @@ fn change(change: v1::Change) -> Result<Change, BadMessage> {
         Changed::LeaseRemoved(removed) => Change::LeaseRemoved(lease(removed)?),
         Changed::PolicyPut(put) => Change::PolicyPut(policy(put)?),
         Changed::PolicyRemoved(removed) => Change::PolicyRemoved(rule(removed)?.0),
+        Changed::GroupPut(put) => {
+            let (name, group) = group(put)?;
+            Change::GroupPut(name, group)
+        }
+        Changed::GroupRemoved(name) => Change::GroupRemoved(not_empty("group_removed", name)?),
     })
+}
+
+/// Rules are taken as they are: a bad one is skipped when they are read, and the others stand.
+fn group(group: v1::SecurityGroup) -> Result<(String, Group), BadMessage> {
+    let name = not_empty("group.name", group.name)?;
+    let group = Group {
+        rules: group.rules.into_iter().map(Into::into).collect(),
+        running_default: group.running_default,
+        staging_default: group.staging_default,
+        running_spaces: group.running_spaces.into_iter().collect(),
+        staging_spaces: group.staging_spaces.into_iter().collect(),
+    };
+    Ok((name, group))
 }
 
 fn lease(lease: v1::Lease) -> Result<Lease, BadMessage> {
@@ -204,20 +225,23 @@ pub fn hello(cell: &str, underlay: Ipv4Addr, held: Option<&Lease>, opening: Open
         cell: cell.to_owned(),
         underlay_address: underlay.to_string(),
         held: held.map(lease_out),
-        apps: opening.apps.into_iter().collect(),
+        apps: opening.hosted.apps.into_iter().collect(),
         store_id: opening.store_id,
         resume_revision: opening.resume,
         protocol: PROTOCOL,
+        spaces: opening.hosted.spaces.into_iter().collect(),
     }))
 }
 
-/// Apps came or left.
+/// Apps and spaces came or left.
 #[must_use]
 pub fn apps_changed(said: Announcement) -> v1::AgentMessage {
     say(ToController::AppsChanged(v1::AppsChanged {
         serial: said.serial,
-        added: said.added.into_iter().collect(),
-        removed: said.removed.into_iter().collect(),
+        added: said.added.apps.into_iter().collect(),
+        removed: said.removed.apps.into_iter().collect(),
+        spaces_added: said.added.spaces.into_iter().collect(),
+        spaces_removed: said.removed.spaces.into_iter().collect(),
     }))
 }
 
@@ -365,5 +389,24 @@ mod tests {
         let change = v1::Change { change: Some(v1::change::Change::PolicyRemoved(removed)) };
         let delta = v1::Delta { from_revision: 1, to_revision: 2, changes: vec![change] };
         assert!(hear(FromController::Delta(delta)).is_ok());
+    }
+
+    #[test]
+    fn a_group_is_taken_as_it_is_and_needs_a_name() {
+        let rule =
+            v1::SecurityRule { protocol: "nonsense".into(), r#type: Some(-1), ..v1::SecurityRule::default() };
+        let group = v1::SecurityGroup {
+            name: "dns".into(),
+            rules: vec![rule],
+            running_spaces: vec!["s".into(), "s".into()],
+            ..v1::SecurityGroup::default()
+        };
+        let put = |group| v1::Change { change: Some(v1::change::Change::GroupPut(group)) };
+        let taken = change(put(group.clone())).unwrap();
+        let Change::GroupPut(name, taken) = taken else { panic!("{taken:?}") };
+        assert_eq!((name.as_str(), taken.rules.len(), taken.running_spaces.len()), ("dns", 1, 1));
+        assert_eq!(taken.rules[0].icmp_type, Some(-1));
+        let error = change(put(v1::SecurityGroup { name: String::new(), ..group })).unwrap_err();
+        assert!(error.to_string().contains("group.name"), "{error}");
     }
 }

@@ -185,7 +185,8 @@ impl<K: Kernel> Stream<K> {
         let held = self.keeper.tenure().map(|tenure| tenure.grant.lease.clone());
         tracing::debug!(
             resume = opening.resume,
-            apps = opening.apps.len(),
+            apps = opening.hosted.apps.len(),
+            spaces = opening.hosted.spaces.len(),
             "opening a stream to the controller"
         );
         let (outbox, queue) = mpsc::channel(OUTBOX);

@@ -1,9 +1,10 @@
 //! The stream against a scripted controller, over a Unix socket; no kernel, no certificates.
 
 use super::*;
-use crate::fabric::fake::{CELL, Fake, grant};
+use crate::fabric::fake::{CELL, Fake, grant, network};
 use crate::fabric::{CellLease, Fabric};
 use crate::policy::compile::Placed;
+use crate::policy::group::Workload;
 use crate::policy::world::World;
 use crate::stop;
 use c2c_proto::v1::agent_message::Message as Said;
@@ -84,7 +85,7 @@ impl Pair {
         tokio::spawn(Server::builder().add_service(service).serve_with_incoming(listener));
         let endpoint = Endpoint::try_from(format!("unix://{}", path.display())).unwrap();
         let kernel = Fake { room: 100, ..Fake::default() };
-        let fabric = Arc::new(Fabric::new(kernel, CELL, World::default(), None));
+        let fabric = Arc::new(Fabric::new(kernel, (CELL, network()), World::default(), None));
         fabric.restore_for_test(containers);
         let (lease_out, lease) = watch::channel(None);
         let (view_out, view) = watch::channel(View::default());
@@ -111,8 +112,7 @@ impl Pair {
         let mut line = self.line().await;
         line.hello().await;
         line.say(Word::LeaseGrant(grant_word(1))).await;
-        line.say(Word::Snapshot(v1::Snapshot { revision: 4, leases: Vec::new(), policies: Vec::new() }))
-            .await;
+        line.say(Word::Snapshot(v1::Snapshot { revision: 4, ..v1::Snapshot::default() })).await;
         assert_eq!(line.hear().await, Said::Applied(v1::Applied { revision: 4 }));
         line
     }
@@ -127,10 +127,14 @@ impl Fabric<Fake> {
     fn restore_for_test(&self, containers: usize) {
         let placed = (0..containers).map(|n| {
             let n = u8::try_from(n).unwrap() + 2;
-            let mac = [2, 0, 0, 0, 0, n];
-            let host_name = format!("s-{n}");
-            let place =
-                Placed { app: "f".into(), host_name, ifindex: n.into(), host_mac: mac, container_mac: mac };
+            let place = Placed {
+                app: "f".into(),
+                space: "space".into(),
+                workload: Workload::Running,
+                host_name: format!("s-{n}"),
+                ifindex: n.into(),
+                ..Placed::default()
+            };
             (Ipv4Addr::new(10, 255, 1, n), place)
         });
         self.restore(placed.collect::<BTreeMap<_, _>>()).unwrap();
@@ -201,7 +205,8 @@ async fn every_change_is_acknowledged_after_it_is_enforced_and_resumed_from() {
     assert_eq!(pair.fabric.view().policies.len(), 1);
     drop(line);
     let hello = pair.line().await.hello().await;
-    assert_eq!((hello.resume_revision, hello.store_id.as_str(), hello.apps), (7, "s", vec!["f".to_owned()]));
+    assert_eq!((hello.resume_revision, hello.store_id.as_str(), hello.protocol), (7, "s", 2));
+    assert_eq!((hello.apps, hello.spaces), (vec!["f".to_owned()], vec!["space".to_owned()]));
     assert_eq!(hello.held.unwrap().overlay_block, grant().lease.block.to_string());
     assert!(pair.fabric.cell_lease().is_some(), "a broken stream takes nothing away");
 }
@@ -223,19 +228,26 @@ async fn what_cannot_be_right_ends_the_stream_and_asks_for_a_snapshot() {
 }
 
 #[tokio::test]
-async fn an_app_that_comes_is_announced_and_its_policies_taken() {
+async fn an_app_and_a_space_that_come_are_announced_and_what_concerns_them_taken() {
     let mut pair = Pair::new(0);
     let mut line = pair.live().await;
     pair.fabric.restore_for_test(1);
     let Said::AppsChanged(changed) = line.hear().await else { panic!("not announced") };
     assert_eq!((changed.added, changed.removed), (vec!["f".to_owned()], Vec::new()));
-    let view = v1::AppsView { serial: changed.serial, revision: 4, policies: vec![policy_word()] };
-    line.say(Word::AppsView(view)).await;
+    assert_eq!((changed.spaces_added, changed.spaces_removed), (vec!["space".to_owned()], Vec::new()));
+    let group = v1::SecurityGroup {
+        name: "dns".into(),
+        running_spaces: vec!["space".into()],
+        ..v1::SecurityGroup::default()
+    };
+    let (policies, groups) = (vec![policy_word()], vec![group]);
+    line.say(Word::AppsView(v1::AppsView { serial: changed.serial, revision: 4, policies, groups })).await;
     let mut world = pair.fabric.watch_world();
     if pair.fabric.view().policies.is_empty() {
         timeout(LIMIT, world.changed()).await.unwrap().unwrap();
     }
     assert_eq!(pair.fabric.view().apps, [("f".to_owned(), 1)].into());
+    assert_eq!(pair.fabric.view().groups, 1);
 }
 
 #[tokio::test]

@@ -6,16 +6,19 @@ use std::hash::Hash;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use aya::maps::{Array, HashMap, Map, MapData, MapInfo, PerCpuArray};
+use aya::maps::{Array, HashMap, Map, MapData, MapInfo, PerCpuArray, RingBuf};
 use aya::{Ebpf, EbpfLoader, Pod};
+use c2c_common::bucket::Bucket;
 use c2c_common::counter::Counter;
 use c2c_common::flow::{Flow, FlowKey};
 use c2c_common::layout::{self, VERSION};
-use c2c_common::refusal::Bucket;
+use c2c_common::outside::Translation;
 use nix::mount::{MsFlags, mount};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
-use super::table::Table;
+use super::egress::EgressRange;
+use super::pod::Raw;
+use super::table::{Table, Trie};
 use super::{Error, Settings, trace};
 
 /// The programs that this agent was built with: the bytes that ship, and that the tests load.
@@ -24,7 +27,7 @@ pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), 
 const PROGRAMS: [&str; 3] = ["from_container", "from_underlay", "to_container"];
 const SHIELD: &str = "xdp_underlay";
 /// Every map that is pinned, with the sizes of its key and value in bytes.
-const MAPS: [(&str, usize, usize); 9] = [
+const MAPS: [(&str, usize, usize); 21] = [
     (layout::CONFIG, 4, size_of::<layout::Config>()),
     (layout::EPOCH, 4, 4),
     (layout::ENDPOINTS, 4, size_of::<layout::Endpoint>()),
@@ -34,6 +37,20 @@ const MAPS: [(&str, usize, usize); 9] = [
     (layout::FLOWS, size_of::<FlowKey>(), size_of::<Flow>()),
     (layout::REFUSALS, 4, size_of::<Bucket>()),
     (layout::COUNTERS, 4, size_of::<Counter>()),
+    (layout::MAPPINGS, 4, size_of::<layout::Mapping>()),
+    (layout::MAPPED, size_of::<layout::MappedKey>(), 4),
+    // A trie's key begins with the length of the prefix.
+    (layout::EGRESS, 4 + size_of::<layout::EgressAddress>(), size_of::<layout::EgressClass>()),
+    (layout::EGRESS_PORTS, size_of::<layout::EgressPortsKey>(), size_of::<layout::EgressPorts>()),
+    (layout::TRANSLATIONS, size_of::<FlowKey>(), size_of::<Translation>()),
+    (layout::CONNECTIONS, 4, size_of::<layout::Connections>()),
+    (layout::ENDED_UNSEEN, 4, 8),
+    (layout::RATES, size_of::<layout::RateKey>(), size_of::<Bucket>()),
+    (layout::LOCALS, 4, 4),
+    (layout::HOST_SERVICES, size_of::<layout::ServiceKey>(), 4),
+    (layout::FRAGMENTS, size_of::<layout::FragmentKey>(), size_of::<layout::FragmentPorts>()),
+    // A ring has neither.
+    (layout::EVENTS, 0, 0),
 ];
 /// Where a bpffs is by convention.
 const BPFFS: &str = "/sys/fs/bpf";
@@ -133,6 +150,18 @@ pub(super) fn table<K: Pod + Eq + Hash, V: Pod + Eq>(
     Table::open(name, map, capacity)
 }
 
+/// The trie of egress ranges.
+pub(super) fn trie(
+    programs: &mut Ebpf,
+    name: &'static str,
+) -> Result<Table<EgressRange, Raw<layout::EgressClass>, Trie>, Error> {
+    let map = take(programs, name)?;
+    let Map::LpmTrie(data) = &map else { return Err(Error::Missing(format!("trie {name}"))) };
+    let capacity = data.info().map_err(|source| Error::map(name, source))?.max_entries();
+    let trie = Trie::try_from(map).map_err(|source| Error::map(name, source))?;
+    Table::open(name, trie, capacity)
+}
+
 /// A hash map, plain or LRU, and the entries it can hold: a pinned map keeps the size it was made with.
 pub(super) fn hash<K: Pod, V: Pod>(
     programs: &mut Ebpf,
@@ -154,6 +183,11 @@ pub(super) fn array<V: Pod>(programs: &mut Ebpf, name: &str) -> Result<Array<Map
 /// A per-CPU array.
 pub(super) fn per_cpu<V: Pod>(programs: &mut Ebpf, name: &str) -> Result<PerCpuArray<MapData, V>, Error> {
     PerCpuArray::try_from(take(programs, name)?).map_err(|source| Error::map(name, source))
+}
+
+/// A ring buffer. Pinned like all maps, so that an agent with other programs reads what the ones before it wrote.
+pub(super) fn ring(programs: &mut Ebpf, name: &str) -> Result<RingBuf<MapData>, Error> {
+    RingBuf::try_from(take(programs, name)?).map_err(|source| Error::map(name, source))
 }
 
 /// Removes all map pins and the directories, if they are empty then.

@@ -4,11 +4,15 @@
 //! programs on them and swaps each link's program atomically (`BPF_LINK_UPDATE`), so that no packet is lost. It does not
 //! know what the rows mean or why they are wanted; that is the fabric's.
 
+mod egress;
 mod error;
+mod events;
 mod links;
 mod load;
+mod mappings;
 mod people;
 mod pod;
+mod sweep;
 mod table;
 mod trace;
 
@@ -17,21 +21,28 @@ use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
 use aya::Ebpf;
-use aya::maps::{Array, MapData, PerCpuArray};
+use aya::maps::{Array, MapData, PerCpuArray, RingBuf};
 use aya::programs::TcAttachType;
 use c2c_common::addr::{Addr, from_ipv4, to_ipv4};
 use c2c_common::counter::Counter;
 use c2c_common::flow::{Flow, FlowKey};
-use c2c_common::layout::{Config, Endpoint, Lease, LeaseKey, PolicyKey};
+use c2c_common::layout::{
+    self, Config, Connections, EgressClass, EgressPorts, EgressPortsKey, Endpoint, Lease, LeaseKey,
+    PolicyKey, ServiceKey,
+};
+use c2c_common::outside::Translation;
 
+pub use egress::{EgressRange, EgressRows, MappedPort};
 pub use error::Error;
 pub use load::OBJECT;
-pub use people::{CounterRow, FlowRow, MapUse};
+pub use people::{CounterRow, FlowRow, MapUse, TranslationRow};
+pub use sweep::Swept;
 pub use table::Change;
 
 use links::Links;
+use mappings::Mappings;
 use pod::Raw;
-use table::Table;
+use table::{Table, Trie};
 
 /// How programs are attached to TC.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -109,6 +120,17 @@ pub struct Datapath {
     flows: Cache<Raw<FlowKey>, Raw<Flow>>,
     refusals: Cache<Addr, u64>,
     counters: PerCpuArray<MapData, Raw<Counter>>,
+    mappings: Mappings,
+    egress: Table<EgressRange, Raw<EgressClass>, Trie>,
+    egress_ports: Table<Raw<EgressPortsKey>, Raw<EgressPorts>>,
+    translations: Cache<Raw<FlowKey>, Raw<Translation>>,
+    connections: Cache<Addr, Raw<Connections>>,
+    ended_unseen: Cache<Addr, u64>,
+    locals: Table<Addr, u32>,
+    host_services: Table<Raw<ServiceKey>, u32>,
+    /// The ring of events, until somebody reads it.
+    ring: Option<RingBuf<MapData>>,
+    events: Option<events::Reader>,
 }
 
 impl std::fmt::Debug for Datapath {
@@ -127,15 +149,29 @@ impl Datapath {
         let mut programs = load::programs(settings)?;
         let trace = trace::Reader::start(&mut programs, settings.trace)?;
         let mut datapath = Self {
-            config: load::array(&mut programs, c2c_common::layout::CONFIG)?,
-            epoch: load::array(&mut programs, c2c_common::layout::EPOCH)?,
-            endpoints: load::table(&mut programs, c2c_common::layout::ENDPOINTS)?,
-            leases: load::table(&mut programs, c2c_common::layout::LEASES)?,
-            cells: load::table(&mut programs, c2c_common::layout::CELLS)?,
-            policies: load::table(&mut programs, c2c_common::layout::POLICIES)?,
-            flows: load::hash(&mut programs, c2c_common::layout::FLOWS)?,
-            refusals: load::hash(&mut programs, c2c_common::layout::REFUSALS)?,
-            counters: load::per_cpu(&mut programs, c2c_common::layout::COUNTERS)?,
+            config: load::array(&mut programs, layout::CONFIG)?,
+            epoch: load::array(&mut programs, layout::EPOCH)?,
+            endpoints: load::table(&mut programs, layout::ENDPOINTS)?,
+            leases: load::table(&mut programs, layout::LEASES)?,
+            cells: load::table(&mut programs, layout::CELLS)?,
+            policies: load::table(&mut programs, layout::POLICIES)?,
+            flows: load::hash(&mut programs, layout::FLOWS)?,
+            refusals: load::hash(&mut programs, layout::REFUSALS)?,
+            counters: load::per_cpu(&mut programs, layout::COUNTERS)?,
+            mappings: Mappings::open(
+                load::array(&mut programs, layout::MAPPINGS)?,
+                load::table(&mut programs, layout::MAPPED)?,
+                adopted,
+            )?,
+            egress: load::trie(&mut programs, layout::EGRESS)?,
+            egress_ports: load::table(&mut programs, layout::EGRESS_PORTS)?,
+            translations: load::hash(&mut programs, layout::TRANSLATIONS)?,
+            connections: load::hash(&mut programs, layout::CONNECTIONS)?,
+            ended_unseen: load::hash(&mut programs, layout::ENDED_UNSEEN)?,
+            locals: load::table(&mut programs, layout::LOCALS)?,
+            host_services: load::table(&mut programs, layout::HOST_SERVICES)?,
+            ring: Some(load::ring(&mut programs, layout::EVENTS)?),
+            events: None,
             links: Links::open(settings),
             settings: settings.clone(),
             adopted,
@@ -157,7 +193,7 @@ impl Datapath {
     /// # Errors
     /// When the kernel refuses the write.
     pub fn configure(&mut self, config: &Config) -> Result<(), Error> {
-        self.config.set(0, Raw(*config), 0).map_err(|source| Error::map(c2c_common::layout::CONFIG, source))
+        self.config.set(0, Raw(*config), 0).map_err(|source| Error::map(layout::CONFIG, source))
     }
 
     /// Attaches `from_underlay`, and the shield where settings ask for it, to the underlay device.
@@ -228,7 +264,9 @@ impl Datapath {
     /// # Errors
     /// When the kernel refuses.
     pub fn remove_endpoint(&mut self, addr: Ipv4Addr) -> Result<(), Error> {
-        if self.endpoints.remove(&from_ipv4(addr))? { self.raise_epoch() } else { Ok(()) }
+        let known = self.endpoints.remove(&from_ipv4(addr))?;
+        self.forget_connections(from_ipv4(addr))?;
+        if known { self.raise_epoch() } else { Ok(()) }
     }
 
     /// The endpoints that the kernel holds, as this agent last wrote or read them.
@@ -269,7 +307,7 @@ impl Datapath {
 
     /// Raises the policy epoch: every flow asks the policy again with its next packet.
     fn raise_epoch(&mut self) -> Result<(), Error> {
-        let name = c2c_common::layout::EPOCH;
+        let name = layout::EPOCH;
         let epoch = self.epoch.get(&0, 0).map_err(|source| Error::map(name, source))?;
         self.epoch.set(0, epoch.wrapping_add(1), 0).map_err(|source| Error::map(name, source))
     }
@@ -285,8 +323,25 @@ impl Datapath {
             self.leases.refresh()?,
             self.cells.refresh()?,
             self.policies.refresh()?,
+            self.mappings.refresh()?,
+            self.egress.refresh()?,
+            self.egress_ports.refresh()?,
+            self.locals.refresh()?,
+            self.host_services.refresh()?,
         ];
         Ok(tables.contains(&true))
+    }
+
+    /// Gives what rules ask to be logged to `take`, on a thread of its own. Events that come while nobody reads wait in
+    /// a ring of some 8,000 and are lost beyond that.
+    ///
+    /// # Errors
+    /// When the thread cannot be started. Asked a second time it does nothing.
+    pub fn events(&mut self, take: impl FnMut(layout::Event) + Send + 'static) -> Result<(), Error> {
+        if let Some(ring) = self.ring.take() {
+            self.events = Some(events::Reader::start(ring, take)?);
+        }
+        Ok(())
     }
 
     /// Changes what the programs tell: loads them anew with another level and swaps them under the links.

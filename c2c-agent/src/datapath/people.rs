@@ -2,10 +2,11 @@
 
 use std::net::Ipv4Addr;
 
-use c2c_common::addr::to_ipv4;
+use c2c_common::addr::{Addr, to_ipv4};
 use c2c_common::counter::{Hook, Outcome, index};
-use c2c_common::flow::{Flow, FlowKey, State, flag};
+use c2c_common::flow::{End, Flow, FlowKey, State, flag};
 use c2c_common::layout;
+use c2c_common::outside::Translation;
 use nix::time::{ClockId, clock_gettime};
 
 use super::pod::Raw;
@@ -29,6 +30,33 @@ pub struct FlowRow {
     /// Who decides: `allowed` or `revoked` by this cell's policies, `elsewhere` for the other end's cell, `cell` for a
     /// flow that the cell itself opened.
     pub verdict: String,
+    /// Since the last packet, to the second.
+    pub idle_seconds: u64,
+    /// Since the first.
+    pub age_seconds: u64,
+}
+
+/// One flow with the outside, seen from the end that opened it.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct TranslationRow {
+    /// The container's address.
+    pub container: Ipv4Addr,
+    /// Its port, or ICMP identifier.
+    pub container_port: u16,
+    /// What the outside sees in their place: the cell's address, or the container's own where nothing is masqueraded.
+    pub cell: Ipv4Addr,
+    /// Its port.
+    pub cell_port: u16,
+    /// The address outside.
+    pub outside: Ipv4Addr,
+    /// Its port.
+    pub outside_port: u16,
+    /// IP protocol number.
+    pub protocol: u8,
+    /// `mapped`, opened from outside; `masqueraded` or `plain`, opened by the container.
+    pub kind: String,
+    /// As of [`FlowRow::state`], or `revoked` when no rule allows it any more.
+    pub state: String,
     /// Since the last packet, to the second.
     pub idle_seconds: u64,
     /// Since the first.
@@ -70,6 +98,18 @@ impl Datapath {
         // Bounded: others change the map meanwhile, and a walk whose place is gone starts over.
         let entries = flows.iter().take(*capacity as usize).filter_map(Result::ok);
         Ok(entries.map(|(Raw(key), Raw(flow))| row(&key, &flow, now_ns)).collect())
+    }
+
+    /// The flows with the outside. As for [`Datapath::flows`].
+    ///
+    /// # Errors
+    /// When the clock, the configuration or the map cannot be read.
+    pub fn translations(&self) -> Result<Vec<TranslationRow>, Error> {
+        let now_ns = monotonic_ns();
+        let Raw(config) = self.config.get(&0, 0).map_err(|source| Error::map(layout::CONFIG, source))?;
+        let (flows, capacity) = &self.translations;
+        let entries = flows.iter().take(*capacity as usize).filter_map(Result::ok);
+        Ok(entries.map(|(Raw(key), Raw(t))| translation(&key, &t, config.underlay_addr, now_ns)).collect())
     }
 
     /// All counters that are not zero.
@@ -117,6 +157,13 @@ impl Datapath {
             used(self.policies.name(), self.policies.len(), self.policies.capacity()),
             used(layout::FLOWS, count(&self.flows), self.flows.1),
             used(layout::REFUSALS, count(&self.refusals), self.refusals.1),
+            used(layout::MAPPINGS, self.mappings.len(), layout::MAPPINGS_CAPACITY),
+            used(self.egress.name(), self.egress.len(), self.egress.capacity()),
+            used(self.egress_ports.name(), self.egress_ports.len(), self.egress_ports.capacity()),
+            used(layout::TRANSLATIONS, count(&self.translations), self.translations.1),
+            used(layout::CONNECTIONS, count(&self.connections), self.connections.1),
+            used(self.locals.name(), self.locals.len(), self.locals.capacity()),
+            used(self.host_services.name(), self.host_services.len(), self.host_services.capacity()),
         ])
     }
 }
@@ -137,6 +184,37 @@ fn row(key: &FlowKey, flow: &Flow, now_ns: u64) -> FlowRow {
         verdict: verdict(flow).to_owned(),
         idle_seconds: now_ns.saturating_sub(flow.seen_ns) / 1_000_000_000,
         age_seconds: now_ns.saturating_sub(flow.opened_ns) / 1_000_000_000,
+    }
+}
+
+fn translation(key: &FlowKey, t: &Translation, cell: Addr, now_ns: u64) -> TranslationRow {
+    let masqueraded = !t.is_mapped() && t.addr != key.addr[0] && t.addr != key.addr[1];
+    // The key's end that is not outside: the cell's for a masqueraded flow, the container's otherwise.
+    let inside_opened = !t.is_mapped();
+    let inside = usize::from(t.flow.is(flag::OPENED_BY_FIRST) != inside_opened);
+    let own = End { addr: key.addr[inside], port: key.port[inside] };
+    let (container, seen) = if masqueraded { (t.end(), own) } else { (own, t.end()) };
+    let outside = 1 - inside;
+    let kind = if t.is_mapped() {
+        "mapped"
+    } else if seen.addr == cell {
+        "masqueraded"
+    } else {
+        "plain"
+    };
+    let state = if t.flow.is(flag::REVOKED) { "revoked" } else { state(key, &t.flow, now_ns) };
+    TranslationRow {
+        container: to_ipv4(container.addr),
+        container_port: u16::from_be(container.port),
+        cell: to_ipv4(seen.addr),
+        cell_port: u16::from_be(seen.port),
+        outside: to_ipv4(key.addr[outside]),
+        outside_port: u16::from_be(key.port[outside]),
+        protocol: protocol(key),
+        kind: kind.to_owned(),
+        state: state.to_owned(),
+        idle_seconds: now_ns.saturating_sub(t.flow.seen_ns) / 1_000_000_000,
+        age_seconds: now_ns.saturating_sub(t.flow.opened_ns) / 1_000_000_000,
     }
 }
 
@@ -162,7 +240,7 @@ fn verdict(flow: &Flow) -> &'static str {
 }
 
 /// The clock that the programs stamp flows with. A clock that cannot be read is taken as 0: nothing then looks idle.
-fn monotonic_ns() -> u64 {
+pub(super) fn monotonic_ns() -> u64 {
     clock_gettime(ClockId::CLOCK_MONOTONIC_COARSE).map_or(0, |t| {
         u64::try_from(t.tv_sec()).unwrap_or(0) * 1_000_000_000 + u64::try_from(t.tv_nsec()).unwrap_or(0)
     })

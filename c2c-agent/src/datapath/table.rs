@@ -1,14 +1,18 @@
 //! A map whose rows the agent owns: knows what the kernel holds, so that a wanted set of rows costs only its
-//! difference, and never empties a map to fill it again.
+//! difference, and never empties a map to fill it again. Hash or trie, which differ in how a key is written.
 
 use std::collections::HashMap as Rows;
 use std::hash::Hash;
 
 use aya::Pod;
+use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{HashMap, MapData, MapError};
+use c2c_common::layout::{EGRESS_SET_BITS, EgressAddress, EgressClass};
 
 use super::Error;
+use super::egress::EgressRange;
 use super::error::is_full;
+use super::pod::Raw;
 
 /// What was done to a table.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
@@ -21,22 +25,82 @@ pub struct Change {
     pub removed: usize,
 }
 
-/// A kernel hash map and its rows as last written or read.
+impl Change {
+    /// Both together.
+    #[must_use]
+    pub const fn and(self, other: Self) -> Self {
+        Self {
+            added: self.added + other.added,
+            changed: self.changed + other.changed,
+            removed: self.removed + other.removed,
+        }
+    }
+}
+
+/// A kernel map of rows.
+pub(super) trait Map<K, V> {
+    /// All rows.
+    fn all(&self) -> Result<Rows<K, V>, MapError>;
+    /// Adds or replaces one.
+    fn put(&mut self, key: &K, value: &V) -> Result<(), MapError>;
+    /// Removes one.
+    fn delete(&mut self, key: &K) -> Result<(), MapError>;
+}
+
+impl<K: Pod + Eq + Hash, V: Pod> Map<K, V> for HashMap<MapData, K, V> {
+    fn all(&self) -> Result<Rows<K, V>, MapError> {
+        self.iter().collect()
+    }
+
+    fn put(&mut self, key: &K, value: &V) -> Result<(), MapError> {
+        self.insert(key, value, 0)
+    }
+
+    fn delete(&mut self, key: &K) -> Result<(), MapError> {
+        self.remove(key)
+    }
+}
+
+/// The trie of egress ranges.
+pub(super) type Trie = LpmTrie<MapData, Raw<EgressAddress>, Raw<EgressClass>>;
+
+impl Map<EgressRange, Raw<EgressClass>> for Trie {
+    fn all(&self) -> Result<Rows<EgressRange, Raw<EgressClass>>, MapError> {
+        self.iter().map(|row| row.map(|(key, class)| (range(&key), class))).collect()
+    }
+
+    fn put(&mut self, range: &EgressRange, class: &Raw<EgressClass>) -> Result<(), MapError> {
+        self.insert(&key(range), class, 0)
+    }
+
+    fn delete(&mut self, range: &EgressRange) -> Result<(), MapError> {
+        self.remove(&key(range))
+    }
+}
+
+fn key(range: &EgressRange) -> Key<Raw<EgressAddress>> {
+    let address = EgressAddress { set: range.set, addr: range.addr };
+    Key::new(EGRESS_SET_BITS + u32::from(range.prefix), Raw(address))
+}
+
+fn range(key: &Key<Raw<EgressAddress>>) -> EgressRange {
+    let EgressAddress { set, addr } = key.data().0;
+    let prefix = key.prefix_len().saturating_sub(EGRESS_SET_BITS);
+    EgressRange { set, addr, prefix: u8::try_from(prefix).unwrap_or(u8::MAX) }
+}
+
+/// A kernel map and its rows as last written or read.
 #[derive(Debug)]
-pub(super) struct Table<K, V> {
+pub(super) struct Table<K, V, M = HashMap<MapData, K, V>> {
     name: &'static str,
     capacity: u32,
-    map: HashMap<MapData, K, V>,
+    map: M,
     rows: Rows<K, V>,
 }
 
-impl<K: Pod + Eq + Hash, V: Pod + Eq> Table<K, V> {
+impl<K: Copy + Eq + Hash, V: Copy + Eq, M: Map<K, V>> Table<K, V, M> {
     /// Takes over a map with what is in it.
-    pub(super) fn open(
-        name: &'static str,
-        map: HashMap<MapData, K, V>,
-        capacity: u32,
-    ) -> Result<Self, Error> {
+    pub(super) fn open(name: &'static str, map: M, capacity: u32) -> Result<Self, Error> {
         let mut table = Self { name, capacity, map, rows: Rows::new() };
         table.refresh()?;
         Ok(table)
@@ -60,8 +124,7 @@ impl<K: Pod + Eq + Hash, V: Pod + Eq> Table<K, V> {
 
     /// Reads the kernel's rows. True when they differ from what was known.
     pub(super) fn refresh(&mut self) -> Result<bool, Error> {
-        let rows: Result<Rows<K, V>, MapError> = self.map.iter().collect();
-        let rows = rows.map_err(|source| Error::map(self.name, source))?;
+        let rows = self.map.all().map_err(|source| Error::map(self.name, source))?;
         let differs = rows != self.rows;
         self.rows = rows;
         Ok(differs)
@@ -72,7 +135,7 @@ impl<K: Pod + Eq + Hash, V: Pod + Eq> Table<K, V> {
         if self.rows.get(&key) == Some(&value) {
             return Ok(Some(value));
         }
-        match self.map.insert(key, value, 0) {
+        match self.map.put(&key, &value) {
             Ok(()) => Ok(self.rows.insert(key, value)),
             Err(error) if is_full(&error) => Err(self.full()),
             Err(source) => Err(Error::map(self.name, source)),
@@ -81,8 +144,8 @@ impl<K: Pod + Eq + Hash, V: Pod + Eq> Table<K, V> {
 
     /// Removes a row; false when there was none.
     pub(super) fn remove(&mut self, key: &K) -> Result<bool, Error> {
-        match self.map.remove(key) {
-            Ok(()) | Err(MapError::KeyNotFound) => Ok(self.rows.remove(key).is_some()),
+        match self.map.delete(key) {
+            Ok(()) => Ok(self.rows.remove(key).is_some()),
             Err(source) if is_absent(&source) => Ok(self.rows.remove(key).is_some()),
             Err(source) => Err(Error::map(self.name, source)),
         }
@@ -99,6 +162,20 @@ impl<K: Pod + Eq + Hash, V: Pod + Eq> Table<K, V> {
         }
         let refused = self.put_all(late.iter().map(|(key, value)| (key, value)), &mut change)?;
         if refused.is_empty() { Ok(change) } else { Err(self.full()) }
+    }
+
+    /// Adds and replaces, removes nothing. What found room is written, also when the rest does not.
+    pub(super) fn add(&mut self, want: &Rows<K, V>) -> Result<Change, Error> {
+        let mut change = Change::default();
+        let refused = self.put_all(want.iter(), &mut change)?;
+        if refused.is_empty() { Ok(change) } else { Err(self.full()) }
+    }
+
+    /// Removes the rows whose keys are not among these.
+    pub(super) fn prune(&mut self, want: &Rows<K, V>) -> Result<Change, Error> {
+        let old: Vec<K> = self.rows.keys().filter(|key| !want.contains_key(key)).copied().collect();
+        old.iter().try_for_each(|key| self.remove(key).map(drop))?;
+        Ok(Change { removed: old.len(), ..Change::default() })
     }
 
     /// Writes rows and returns those for which there was no room.
@@ -129,6 +206,8 @@ impl<K: Pod + Eq + Hash, V: Pod + Eq> Table<K, V> {
     }
 }
 
-fn is_absent(error: &MapError) -> bool {
-    matches!(error, MapError::SyscallError(e) if e.io_error.raw_os_error() == Some(nix::libc::ENOENT))
+/// Whether a row that was to be removed or read was not there.
+pub(super) fn is_absent(error: &MapError) -> bool {
+    matches!(error, MapError::KeyNotFound | MapError::ElementNotFound)
+        || matches!(error, MapError::SyscallError(e) if e.io_error.raw_os_error() == Some(nix::libc::ENOENT))
 }

@@ -12,11 +12,14 @@ use std::io::{self, Write};
 use std::net::Ipv4Addr;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use tempfile::NamedTempFile;
 
 /// Where the address handed out last is noted, so that a restart does not reuse it at once. Beside the directory of
 /// records, which is empty when no container is there.
 pub(crate) const LAST_ADDRESS: &str = "last-address";
+/// The same for the port handed out last.
+pub(crate) const LAST_PORT: &str = "last-port";
 /// Files being written begin so; a crash leaves them behind.
 const UNFINISHED: &str = ".writing-";
 
@@ -62,6 +65,7 @@ pub(super) struct Loaded {
     /// Names of the files that could not be read and were set aside.
     pub(super) damaged: Vec<String>,
     pub(super) last_address: Option<Ipv4Addr>,
+    pub(super) last_port: Option<u16>,
 }
 
 /// The directory of records.
@@ -90,15 +94,28 @@ impl Journal {
 
     /// Notes which address was handed out last. Only a hint, so it is written in place, and failing to fails nothing.
     pub(super) fn write_last_address(&self, address: Ipv4Addr) {
-        let file = File::options().write(true).create(true).truncate(false).open(self.last_address());
-        let padded = format!("{address:<15}\n");
-        if let Err(error) = file.and_then(|mut file| file.write_all(padded.as_bytes())) {
-            tracing::warn!(%error, "cannot note the address handed out last");
+        self.write_hint(LAST_ADDRESS, &format!("{address:<15}\n"));
+    }
+
+    /// Notes which port of the cell was handed out last; a hint as well.
+    pub(super) fn write_last_port(&self, port: u16) {
+        self.write_hint(LAST_PORT, &format!("{port:<5}\n"));
+    }
+
+    /// `text` has always the same length, because what was there is not cut off.
+    fn write_hint(&self, name: &str, text: &str) {
+        let file = File::options().write(true).create(true).truncate(false).open(self.hint(name));
+        if let Err(error) = file.and_then(|mut file| file.write_all(text.as_bytes())) {
+            tracing::warn!(%error, name, "cannot note what was handed out last");
         }
     }
 
-    fn last_address(&self) -> PathBuf {
-        self.dir.with_file_name(LAST_ADDRESS)
+    fn read_hint<T: FromStr>(&self, name: &str) -> Option<T> {
+        fs::read_to_string(self.hint(name)).ok()?.trim().parse().ok()
+    }
+
+    fn hint(&self, name: &str) -> PathBuf {
+        self.dir.with_file_name(name)
     }
 
     /// Removes a record; it may be gone already.
@@ -121,9 +138,11 @@ impl Journal {
 
     fn load(&self) -> io::Result<Loaded> {
         DirBuilder::new().recursive(true).mode(0o700).create(&self.dir)?;
-        let noted = fs::read_to_string(self.last_address()).ok();
-        let last_address = noted.and_then(|text| text.trim().parse().ok());
-        let mut loaded = Loaded { last_address, ..Loaded::default() };
+        let mut loaded = Loaded {
+            last_address: self.read_hint(LAST_ADDRESS),
+            last_port: self.read_hint(LAST_PORT),
+            ..Loaded::default()
+        };
         for entry in fs::read_dir(&self.dir)? {
             let path = entry?.path();
             self.load_file(&path, &mut loaded)?;

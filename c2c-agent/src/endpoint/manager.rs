@@ -4,16 +4,20 @@
 //! addresses and up. So a packet never passes a container that is not enforced, and whatever a crash leaves has a record.
 //! A DEL goes the other way round.
 
-use super::book::Book;
+use super::book::{Book, NoRoom};
 use super::failure::{called, caused, failure, of_host};
 use super::journal::{Durability, Error, Journal, Loaded};
-use super::plan;
+use super::metadata_file::MetadataFile;
+use super::plan::Intent;
+use super::ports::{PortError, Ports};
 use super::record::{Record, State};
+use super::settings::Settings;
 use super::turns::Turns;
 use super::wire::Wire;
 use crate::fabric::{CellLease, Fabric};
 use crate::host::{self, Drift, End, Netns, Observed, create_pair, remove_link};
 use c2c_proto::agent_api::{Add, Added, ApiError, Attachment, Check, code};
+use std::net::Ipv4Addr;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
@@ -42,6 +46,8 @@ pub(super) struct Cell<W> {
     pub(super) home: Netns,
     /// Names of the record files that were damaged when they were read.
     pub(super) damaged: Vec<String>,
+    pub(super) settings: Settings,
+    pub(super) metadata_file: Option<MetadataFile>,
 }
 
 impl<W: Wire> Manager<W> {
@@ -49,26 +55,29 @@ impl<W: Wire> Manager<W> {
     ///
     /// # Errors
     /// When the directory cannot be read and written. A damaged record is not an error: it is told about and set aside.
-    pub fn open(state_dir: &Path, wire: Arc<W>) -> Result<Self, Error> {
-        Self::open_in(state_dir, wire, Netns::current()?)
+    pub fn open(state_dir: &Path, wire: Arc<W>, settings: Settings) -> Result<Self, Error> {
+        Self::open_in(state_dir, wire, settings, Netns::current()?)
     }
 
     /// As [`Manager::open`], with the hosts' ends in the namespace `home`.
     ///
     /// # Errors
     /// As [`Manager::open`].
-    pub fn open_in(state_dir: &Path, wire: Arc<W>, home: Netns) -> Result<Self, Error> {
-        let (journal, Loaded { records, mut damaged, last_address }) =
+    pub fn open_in(state_dir: &Path, wire: Arc<W>, settings: Settings, home: Netns) -> Result<Self, Error> {
+        let (journal, Loaded { records, mut damaged, last_address, last_port }) =
             Journal::open(state_dir.join("endpoints"))?;
-        let (book, refused) = Book::new(records, last_address);
+        let ports = Ports::new(settings.mapped_ports.clone(), settings.kept_ports.clone(), last_port);
+        let (book, refused) = Book::new(records, last_address, ports);
         for record in refused {
             let name = record.attachment.file_name();
-            let kept =
-                journal.set_aside(&name, &format!("another record has the address {} too", record.address));
+            let reason = format!("another record has the address {} or one of the ports too", record.address);
+            let kept = journal.set_aside(&name, &reason);
             kept.map_err(|source| Error::Write { file: name.clone().into(), source })?;
             damaged.push(name);
         }
-        let cell = Cell { wire, journal, book, turns: Turns::default(), home, damaged };
+        let turns = Turns::default();
+        let metadata_file = settings.metadata_file.clone().map(MetadataFile::new);
+        let cell = Cell { wire, journal, book, turns, home, damaged, settings, metadata_file };
         Ok(Self { cell: Arc::new(cell) })
     }
 
@@ -77,16 +86,21 @@ impl<W: Wire> Manager<W> {
     /// # Errors
     /// Nothing of the container is left then, and one that was wired before under the same name keeps working.
     pub async fn add(&self, add: Add, netns: OwnedFd) -> Result<Added, ApiError> {
-        plan::check_attachment(&add.attachment)?;
-        let app = plan::app(&add.metadata)?;
-        let netns = Arc::new(self.container(netns, &add.netns)?);
-        let _turn = self.cell.turns.take(&add.attachment.container_id).await;
-        self.make_room(&add.attachment).await?;
+        let (attachment, ports) = (add.attachment.clone(), add.ports.clone());
+        let netns = self.container(netns, &add.netns);
+        let intent = Intent::check(add, &self.cell.settings)?;
+        let netns = Arc::new(netns?);
+        let _turn = self.cell.turns.take(&attachment.container_id).await;
+        self.make_room(&attachment).await?;
         let lease = self.cell.wire.cell_lease().ok_or_else(no_lease)?;
-        let intent = |address| plan::intent(add, app, &netns, address, &lease, now());
-        let record = self.cell.book.enter(lease.block, intent).ok_or_else(|| no_address(&lease))?;
+        let record = |address, ports| intent.record(&netns, (address, ports), &lease, now());
+        let record = self.cell.book.enter(lease.block, &ports, record);
+        let record = record.map_err(|reason| no_room(&reason, &attachment, &lease))?;
         match self.make(record.clone(), &netns).await {
-            Ok(record) => Ok(record.added()),
+            Ok(record) => {
+                self.tell_metadata().await;
+                Ok(record.added(&self.cell.settings))
+            }
             Err(error) => Err(self.undo(&record, error).await),
         }
     }
@@ -158,6 +172,11 @@ impl<W: Wire> Manager<W> {
         let unavailable = |error| ApiError { code: code::UNAVAILABLE, ..error };
         let lease = lease.map_err(unavailable)?;
         if self.cell.book.free(lease.block) == 0 { Err(unavailable(no_address(&lease))) } else { Ok(()) }
+    }
+
+    /// The container at an address.
+    pub fn at(&self, address: Ipv4Addr) -> Option<Record> {
+        self.cell.book.at(address)
     }
 
     /// The containers of this cell, half-made ones included.
@@ -240,7 +259,15 @@ impl<W: Wire> Manager<W> {
         let forgotten = attachment.clone();
         self.blocking(move |cell| cell.forget(&forgotten)).await?;
         self.cell.book.strike(&attachment);
+        self.tell_metadata().await;
         Ok(())
+    }
+
+    /// What cannot be told now is told by the next pass.
+    async fn tell_metadata(&self) {
+        if let Err(error) = self.blocking(Cell::tell_metadata).await {
+            tracing::error!(%error, details = error.details, "the next pass tries again");
+        }
     }
 
     async fn differences(&self, record: Record, netns: Option<Netns>) -> Result<Vec<String>, ApiError> {
@@ -272,6 +299,7 @@ impl<W: Wire> Cell<W> {
     fn make_pair(&self, record: &Record, netns: &Netns) -> Result<u32, ApiError> {
         self.write(record, Durability::Forced)?;
         self.journal.write_last_address(record.address);
+        self.note_last_port(record);
         let made = self.home.run(|| create_pair(&record.pair(), netns));
         made.map_err(|error| of_host(&record.attachment, &error))
     }
@@ -299,6 +327,21 @@ impl<W: Wire> Cell<W> {
         self.journal.write(record, durability).map_err(|error| of_state(&error))
     }
 
+    /// Notes the port that was handed out last, when this container has one.
+    pub(super) fn note_last_port(&self, record: &Record) {
+        if let Some(port) = self.book.last_port().filter(|_| !record.ports.is_empty()) {
+            self.journal.write_last_port(port);
+        }
+    }
+
+    /// Tells other programs of the cell which containers there are, and answers whether that was news.
+    pub(super) fn tell_metadata(&self) -> Result<bool, ApiError> {
+        let Some(file) = &self.metadata_file else { return Ok(false) };
+        file.tell(|| self.book.all()).map_err(|error| {
+            caused(code::STATE, format!("cannot write the metadata file {}", file.path().display()), &error)
+        })
+    }
+
     fn forget(&self, attachment: &Attachment) -> Result<(), ApiError> {
         self.journal.remove(attachment).map_err(|error| of_state(&error))
     }
@@ -324,6 +367,18 @@ fn of_state(error: &Error) -> ApiError {
 fn no_lease() -> ApiError {
     let msg = "this cell holds no lease yet; `c2c-agent status` tells why";
     failure(code::TRY_AGAIN, msg)
+}
+
+fn no_room(reason: &NoRoom, attachment: &Attachment, lease: &CellLease) -> ApiError {
+    match reason {
+        NoRoom::Address => no_address(lease),
+        NoRoom::Port(error) => no_port(error, &called(attachment)),
+    }
+}
+
+/// A port that cannot be had, and for whom.
+pub(super) fn no_port(error: &PortError, container: &str) -> ApiError {
+    failure(code::NO_PORT, format!("{container} cannot have the port that it asks for: {error}"))
 }
 
 fn no_address(lease: &CellLease) -> ApiError {

@@ -5,15 +5,18 @@
 
 use super::failure::{self, failure};
 use super::record::{Record, State};
+use super::settings::Settings;
 use crate::fabric::CellLease;
-use crate::host::{End, Link, Mac, Netns, NetnsId, Pair, mac_text};
-use c2c_proto::agent_api::{Add, Added, ApiError, Attachment, Interface, code};
+use crate::host::{End, Limit, Link, Mac, Netns, NetnsId, Pair, check_limit, mac_text};
+use c2c_proto::agent_api::{
+    Add, Added, ApiError, Attachment, Bandwidth, Interface, NetOutRule, PortMapping, code,
+};
 use serde_json::Value;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
 /// The gateway that every container sees; Silk's.
-const GATEWAY: Ipv4Addr = Ipv4Addr::new(169, 254, 0, 1);
+pub(crate) const GATEWAY: Ipv4Addr = Ipv4Addr::new(169, 254, 0, 1);
 /// Marks an interface as ours, before the attachment and the app.
 const MARK: &str = "c2c";
 /// Garden's handles have 36 characters. In bytes; with [`MAX_APP`] and the rest it fits into the kernel's 254 for an alias.
@@ -60,39 +63,88 @@ pub(super) fn app(metadata: &BTreeMap<String, Value>) -> Result<String, ApiError
     Ok(text.to_owned())
 }
 
+/// A container's limits: what was asked for, and for a direction of which nothing was said the default.
+pub(super) fn bandwidth(asked: Bandwidth, default: &Bandwidth) -> Result<Bandwidth, ApiError> {
+    let mut limits = asked;
+    if (asked.ingress_rate, asked.ingress_burst) == (0, 0) {
+        (limits.ingress_rate, limits.ingress_burst) = (default.ingress_rate, default.ingress_burst);
+    }
+    if (asked.egress_rate, asked.egress_burst) == (0, 0) {
+        (limits.egress_rate, limits.egress_burst) = (default.egress_rate, default.egress_burst);
+    }
+    check("ingress", limits.ingress_rate, limits.ingress_burst)?;
+    check("egress", limits.egress_rate, limits.egress_burst)?;
+    Ok(limits)
+}
+
+fn check(direction: &str, rate: u64, burst: u64) -> Result<Option<Limit>, ApiError> {
+    check_limit(rate, burst).map_err(|fault| {
+        let msg =
+            format!("the bandwidth {direction}Rate {rate} with {direction}Burst {burst} cannot be: {fault}");
+        failure(code::INVALID, msg)
+    })
+}
+
+/// Each rule once, in the order in which they came first.
+pub(super) fn distinct(rules: impl IntoIterator<Item = NetOutRule>) -> Vec<NetOutRule> {
+    let mut seen = BTreeSet::new();
+    rules.into_iter().filter(|rule| seen.insert(rule.clone())).collect()
+}
+
 fn invalid(field: &str, found: &str, expected: &str) -> ApiError {
     failure(code::INVALID, format!("{field} is {found:?}, expected {expected}"))
 }
 
-/// The record of an ADD that begins. `now` in Unix seconds.
-pub(super) fn intent(
+/// An ADD that was checked.
+#[derive(Debug)]
+pub(super) struct Intent {
     add: Add,
     app: String,
-    netns: &Netns,
-    address: Ipv4Addr,
-    lease: &CellLease,
-    now: u64,
-) -> Record {
-    Record {
-        attachment: add.attachment,
-        app,
-        metadata: add.metadata,
-        address,
-        host_name: host_name(address),
-        host_mac: mac(0xaa, address),
-        container_mac: mac(0xee, address),
-        ifindex: 0,
-        netns: add.netns,
-        netns_id: netns.id(),
-        mtu: lease.mtu,
-        state: State::Wiring,
-        created: now,
+    bandwidth: Bandwidth,
+}
+
+impl Intent {
+    /// Refuses an ADD that cannot be right, whatever the cell's state is.
+    pub(super) fn check(add: Add, settings: &Settings) -> Result<Self, ApiError> {
+        check_attachment(&add.attachment)?;
+        let app = app(&add.metadata)?;
+        let bandwidth = bandwidth(add.bandwidth, &settings.bandwidth)?;
+        Ok(Self { add, app, bandwidth })
+    }
+
+    /// The record of the ADD as it begins. `now` in Unix seconds.
+    pub(super) fn record(
+        self,
+        netns: &Netns,
+        (address, ports): (Ipv4Addr, Vec<PortMapping>),
+        lease: &CellLease,
+        now: u64,
+    ) -> Record {
+        let Self { add, app, bandwidth } = self;
+        Record {
+            attachment: add.attachment,
+            app,
+            metadata: add.metadata,
+            address,
+            host_name: host_name(address),
+            host_mac: mac(0xaa, address),
+            container_mac: mac(0xee, address),
+            ifindex: 0,
+            netns: add.netns,
+            netns_id: netns.id(),
+            mtu: lease.mtu,
+            state: State::Wiring,
+            created: now,
+            ports,
+            egress: distinct(add.egress),
+            bandwidth,
+        }
     }
 }
 
 /// The record that an interface of ours tells of by itself: its alias names the attachment and the app, its name the
-/// address. Only what is up was wired to the end.
-pub(super) fn rebuilt(link: &Link) -> Option<Record> {
+/// address. Only what is up was wired to the end. Its ports and rules are lost, and its limits are the default's.
+pub(super) fn rebuilt(link: &Link, default: &Bandwidth) -> Option<Record> {
     let (attachment, app) = parse_mark(&link.alias)?;
     let address = parse_host_name(&link.name)?;
     let metadata = (!app.is_empty()).then(|| ("policy_group_id".to_owned(), Value::from(app.clone())));
@@ -110,6 +162,9 @@ pub(super) fn rebuilt(link: &Link) -> Option<Record> {
         mtu: link.mtu,
         state: State::Wired,
         created: 0,
+        ports: Vec::new(),
+        egress: Vec::new(),
+        bandwidth: *default,
     })
 }
 
@@ -148,6 +203,7 @@ impl Record {
             peer: self.address,
             peer_mac: self.container_mac,
             default_route: false,
+            limit: limit(self.bandwidth.ingress_rate, self.bandwidth.ingress_burst),
         }
     }
 
@@ -161,11 +217,12 @@ impl Record {
             peer: GATEWAY,
             peer_mac: self.host_mac,
             default_route: true,
+            limit: limit(self.bandwidth.egress_rate, self.bandwidth.egress_burst),
         }
     }
 
     /// What the runtime is told.
-    pub(super) fn added(&self) -> Added {
+    pub(super) fn added(&self, settings: &Settings) -> Added {
         let interface = |name: &str, mac| Interface { name: name.to_owned(), mac: mac_text(mac) };
         Added {
             host: interface(&self.host_name, &self.host_mac),
@@ -173,6 +230,10 @@ impl Record {
             address: self.address,
             gateway: GATEWAY,
             mtu: self.mtu,
+            cell_address: settings.cell_address,
+            ports: self.ports.clone(),
+            dns_servers: settings.dns_servers.clone(),
+            search_domains: settings.search_domains.clone(),
         }
     }
 
@@ -180,6 +241,11 @@ impl Record {
     pub(super) fn called(&self) -> String {
         failure::called(&self.attachment)
     }
+}
+
+/// A record's limits were checked when it was made; none is put on an end by a record that somebody else wrote badly.
+fn limit(rate: u64, burst: u64) -> Option<Limit> {
+    check_limit(rate, burst).ok().flatten()
 }
 
 fn host_name(address: Ipv4Addr) -> String {
@@ -291,10 +357,11 @@ mod tests {
             let address = Ipv4Addr::from(octets);
             let attachment = attachment(&id, "eth0");
             let link = Link { name: host_name(address), up: true, mac: mac(0xaa, address), ..Link::default() };
-            let mut record = rebuilt(&Link { alias: format!("c2c {id} eth0 {app}"), ..link.clone() }).unwrap();
+            let none = Bandwidth::default();
+            let mut record = rebuilt(&Link { alias: format!("c2c {id} eth0 {app}"), ..link.clone() }, &none).unwrap();
             prop_assert_eq!((&record.attachment, &record.app, record.address), (&attachment, &app, address));
             record.ifindex = 0;
-            let again = rebuilt(&Link { alias: record.mark(), ..link });
+            let again = rebuilt(&Link { alias: record.mark(), ..link }, &none);
             prop_assert_eq!(again, Some(record));
         }
     }

@@ -2,7 +2,7 @@
 //! one before it wrote.
 
 use crate::host::{Mac, NetnsId};
-use c2c_proto::agent_api::Attachment;
+use c2c_proto::agent_api::{Attachment, Bandwidth, NetOutRule, PortMapping};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -53,6 +53,15 @@ pub struct Record {
     pub state: State,
     /// When it was asked for, in Unix seconds.
     pub created: u64,
+    /// Ports of the cell that lead into it, in the order they were asked for. No port is in two records.
+    #[serde(default)]
+    pub ports: Vec<PortMapping>,
+    /// What the runtime says it may reach outside, each rule once.
+    #[serde(default)]
+    pub egress: Vec<NetOutRule>,
+    /// Its limits, the agent's defaults included; 0: none.
+    #[serde(default)]
+    pub bandwidth: Bandwidth,
 }
 
 /// Hardware addresses as text.

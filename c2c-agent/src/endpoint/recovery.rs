@@ -4,7 +4,7 @@
 
 use super::failure::{called, chain};
 use super::journal::Durability;
-use super::manager::Manager;
+use super::manager::{Cell, Manager};
 use super::plan;
 use super::record::{Record, State};
 use super::wire::Wire;
@@ -59,6 +59,7 @@ impl<W: Wire> Manager<W> {
         if let Err(error) = self.cell.wire.endpoint_restore(&wired) {
             report.failed.push(format!("restore the containers in the datapath: {}", chain(&error)));
         }
+        self.retell_metadata(&mut report).await;
         report
     }
 
@@ -90,7 +91,15 @@ impl<W: Wire> Manager<W> {
             }
             Err(error) => report.note("look at the cell's interfaces".to_owned(), Err(error)),
         }
+        self.retell_metadata(&mut report).await;
         report
+    }
+
+    async fn retell_metadata(&self, report: &mut Report) {
+        let told = self.blocking(Cell::tell_metadata).await;
+        if !matches!(told, Ok(false)) {
+            report.note("tell the containers' metadata".to_owned(), told.map(drop));
+        }
     }
 
     async fn recover_one(&self, mut record: Record, seen: &[Link], report: &mut Report) {
@@ -117,7 +126,7 @@ impl<W: Wire> Manager<W> {
     /// An interface of ours without a record: when its record was damaged it tells itself what it is; otherwise it is
     /// what a crash left behind.
     async fn sort_out(&self, link: Link, report: &mut Report) {
-        match plan::rebuilt(&link).filter(|record| self.was_damaged(record)) {
+        match plan::rebuilt(&link, &self.cell.settings.bandwidth).filter(|record| self.was_damaged(record)) {
             Some(record) => self.adopt(record, report).await,
             None => self.remove_unowned(link, report).await,
         }

@@ -17,6 +17,10 @@ pub trait Wire: Send + Sync + 'static {
     /// Enforces a new container. After an error nothing of it is left in the datapath.
     fn endpoint_add(&self, record: &Record) -> impl Future<Output = Result<(), Self::Error>> + Send;
 
+    /// Enforces what changed of a container that is enforced already: its ports or its rules. After an error the
+    /// datapath is as before.
+    fn endpoint_update(&self, record: &Record) -> impl Future<Output = Result<(), Self::Error>> + Send;
+
     /// Takes a container out of the datapath; it may be gone already.
     fn endpoint_remove(&self, record: &Record) -> impl Future<Output = Result<(), Self::Error>> + Send;
 
@@ -33,6 +37,10 @@ impl Wire for Fabric {
 
     async fn endpoint_add(&self, record: &Record) -> Result<(), FabricError> {
         Self::endpoint_add(self, record).await
+    }
+
+    async fn endpoint_update(&self, record: &Record) -> Result<(), FabricError> {
+        Self::endpoint_update(self, record).await
     }
 
     async fn endpoint_remove(&self, record: &Record) -> Result<(), FabricError> {

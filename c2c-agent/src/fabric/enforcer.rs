@@ -1,55 +1,28 @@
 //! The state under the fabric's lock, and the order in which it is written to the kernel.
 //!
-//! Order of a change of the world: leases, tags of endpoints, policies, configuration. Tags go before policies, because
-//! the policies' epoch is raised last and every packet is judged anew then: by that time everything is the new world.
+//! Order of a change of the world: leases, rows of egress rules, endpoints, policies, mapped ports, the removal of egress
+//! rows that no endpoint has any more, the cell's own addresses and services, configuration. Endpoints go before policies,
+//! because the policies' epoch is raised last and every packet is judged anew then: by that time everything is the new
+//! world. A set of egress rules is whole before an endpoint has it, and goes after the last one has left it.
+
+mod pass;
 
 use super::kernel::Kernel;
-use super::report::{Report, chain};
+use super::outside::Outside;
+use super::report::chain;
+use super::view::{Applied, EgressView, View};
 use super::{CellLease, FabricError};
+use crate::config::Network;
 use crate::datapath::{self, Change};
 use crate::lease::Grant;
-use crate::policy::compile::{self, Cell, Placed, Rows};
+use crate::policy::compile::{self, Cell, Placed, Rows, Scene};
 use crate::policy::mirror::{Mirror, Mismatch, Update};
 use crate::policy::saved::{Saved, SavedError};
-use crate::policy::world::{self, Policy};
-use serde::Serialize;
-use std::collections::{BTreeMap, BTreeSet};
+use crate::policy::world::{self, Hosted, Policy};
+use c2c_common::layout;
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
-
-/// How far the cell has got.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Applied {
-    /// Revision of the world that was received.
-    pub received: u64,
-    /// Revision of the world that the maps hold.
-    pub enforced: u64,
-}
-
-/// What can be told about the fabric.
-#[derive(Clone, Debug)]
-pub struct View {
-    /// How far the cell has got.
-    pub applied: Applied,
-    /// What the datapath refused, if it did; tried again with every reconcile pass.
-    pub failure: Option<String>,
-    /// Whether the programs and maps were found and taken over at start.
-    pub adopted: bool,
-    /// Whether a stream keeps the world up to date.
-    pub live: bool,
-    /// Whether the maps hold what this agent knows. Not so when maps were adopted and what was saved is lost: then they
-    /// stay as they are until the controller has spoken.
-    pub settled: bool,
-    /// The lease that is enforced.
-    pub lease: Option<Grant>,
-    /// All other cells that are known.
-    pub peers: usize,
-    /// Containers of the cell.
-    pub endpoints: usize,
-    /// Tag by app hosted here, 0 when no policy names it.
-    pub apps: BTreeMap<String, u16>,
-    /// The policies that touch a hosted app.
-    pub policies: Vec<Policy>,
-}
+use std::sync::Arc;
 
 /// See the module.
 #[derive(Debug)]
@@ -59,6 +32,7 @@ pub(super) struct Enforcer<K> {
     mirror: Mirror,
     lease: Option<Grant>,
     admits: bool,
+    outside: Outside,
     placed: BTreeMap<Ipv4Addr, Placed>,
     /// Until the containers of an earlier run are known, nothing unknown may be taken for a leftover.
     restored: bool,
@@ -73,7 +47,12 @@ pub(super) struct Enforcer<K> {
 }
 
 impl<K: Kernel> Enforcer<K> {
-    pub(super) fn new(datapath: K, cell: Cell, mirror: Mirror, lease: Option<Grant>) -> Self {
+    pub(super) fn new(
+        datapath: K,
+        (cell, network): (Cell, Network),
+        mirror: Mirror,
+        lease: Option<Grant>,
+    ) -> Self {
         let settled = !datapath.adopted() || (lease.is_some() && mirror.world().revision > 0);
         Self {
             datapath,
@@ -82,6 +61,7 @@ impl<K: Kernel> Enforcer<K> {
             settled,
             admits: lease.is_some(),
             lease,
+            outside: Outside::new(network),
             placed: BTreeMap::new(),
             restored: false,
             enforced: 0,
@@ -133,9 +113,19 @@ impl<K: Kernel> Enforcer<K> {
         self.lease.as_ref().map(|grant| grant.udp_port)
     }
 
-    /// Whether the app's policies were asked for and may come soon.
-    pub(super) fn awaits(&self, app: &str) -> bool {
-        self.mirror.is_live() && self.mirror.hosted().contains(app) && !self.mirror.is_complete(app)
+    /// Whether the app's policies or the space's security groups were asked for and may come soon.
+    pub(super) fn awaits(&self, app: &str, space: &str) -> bool {
+        let mut these = Hosted { apps: [app.to_owned()].into(), spaces: [space.to_owned()].into() };
+        these.retain(self.mirror.hosted());
+        self.mirror.is_live() && !self.mirror.is_complete(&these)
+    }
+
+    /// Changes what the operator says about the outside.
+    pub(super) fn set_network(&mut self, network: Network) {
+        if *self.outside.network() != network {
+            self.outside.set_network(network);
+            self.enforce();
+        }
     }
 
     pub(super) fn set_lease(&mut self, lease: Option<Grant>, admits: bool) {
@@ -175,7 +165,12 @@ impl<K: Kernel> Enforcer<K> {
 
     pub(super) fn add(&mut self, address: Ipv4Addr, place: Placed) -> Result<(), FabricError> {
         let app = place.app.clone();
+        let (name, has_ports) = (place.host_name.clone(), !place.ports.is_empty());
         self.enter(address, place)?;
+        if has_ports && let Err(source) = self.write_mappings() {
+            self.leave(address, &name);
+            return Err(FabricError::Ports { address, source });
+        }
         self.hosted_changed(&app);
         Ok(())
     }
@@ -185,8 +180,8 @@ impl<K: Kernel> Enforcer<K> {
         let name = &place.host_name;
         let failed = |source| FabricError::Attach { name: name.clone(), source };
         self.datapath.attach_endpoint(name, place.ifindex).map_err(failed)?;
-        let row = compile::endpoint_row(&place, self.tag(address, &place.app));
-        if let Err(source) = self.datapath.put_endpoint(address, &row) {
+        let entered = self.row(address, &place).and_then(|row| self.datapath.put_endpoint(address, &row));
+        if let Err(source) = entered {
             self.undo_attach(name);
             return Err(FabricError::Enter { address, source });
         }
@@ -194,13 +189,83 @@ impl<K: Kernel> Enforcer<K> {
         Ok(())
     }
 
-    /// Without a world, what the adopted map says.
-    fn tag(&self, address: Ipv4Addr, app: &str) -> u16 {
-        if self.settled {
-            return compile::tag(self.mirror.world(), app);
+    /// The container's row, after the egress rows that it leads to were written. Without a world, it says what the adopted
+    /// map says.
+    fn row(&mut self, address: Ipv4Addr, place: &Placed) -> Result<layout::Endpoint, datapath::Error> {
+        if let Some(adopted) = self.adopted_row(address) {
+            return Ok(compile::endpoint_row(place, adopted.tag, adopted.egress));
         }
-        let adopted = self.datapath.endpoints().ok().and_then(|rows| rows.get(&address).map(|row| row.tag));
-        adopted.unwrap_or(0)
+        let tag = compile::tag(self.mirror.world(), &place.app);
+        Ok(compile::endpoint_row(place, if self.settled { tag } else { 0 }, self.set_of(address, place)?))
+    }
+
+    fn adopted_row(&self, address: Ipv4Addr) -> Option<layout::Endpoint> {
+        let rows = if self.settled { None } else { self.datapath.endpoints().ok() };
+        rows?.get(&address).copied()
+    }
+
+    /// The container's set of egress rules, after its rows were written. Nothing is written for rules that another
+    /// container has already.
+    fn set_of(&mut self, address: Ipv4Addr, place: &Placed) -> Result<u32, datapath::Error> {
+        let set = self.outside.learn(self.mirror.world(), place);
+        if set == 0 || !self.outside.owed() {
+            return Ok(set);
+        }
+        match self.put_egress() {
+            Ok(_) => Ok(set),
+            // A new container is refused, and another one may find room.
+            Err(error) if self.restored => {
+                self.outside.settle(self.mirror.world(), &self.placed);
+                Err(error)
+            }
+            // One that runs since before keeps what it had.
+            Err(error) => {
+                self.failed(&error);
+                Ok(self.datapath.endpoints()?.get(&address).map_or(0, |old| old.egress))
+            }
+        }
+    }
+
+    fn put_egress(&mut self) -> Result<Change, datapath::Error> {
+        let change = self.datapath.put_egress(self.outside.rows())?;
+        self.outside.written();
+        Ok(change)
+    }
+
+    /// Enforces what changed of a container: its ports, or its static rules. After an error everything is as before.
+    pub(super) fn update(&mut self, address: Ipv4Addr, place: Placed) -> Result<(), FabricError> {
+        let Some(old) = self.placed.get(&address).filter(|old| old.host_name == place.host_name).cloned()
+        else {
+            return Err(FabricError::Unknown { address });
+        };
+        let failed = |source| FabricError::Enter { address, source };
+        let row = self.row(address, &place).map_err(failed)?;
+        self.datapath.put_endpoint(address, &row).map_err(failed)?;
+        let ports_changed = old.ports != place.ports;
+        self.placed.insert(address, place);
+        if ports_changed && let Err(source) = self.write_mappings() {
+            self.placed.insert(address, old);
+            self.enforce();
+            return Err(FabricError::Ports { address, source });
+        }
+        Ok(())
+    }
+
+    /// Until the containers of an earlier run are known, their ports stay as they are.
+    fn write_mappings(&mut self) -> Result<(), datapath::Error> {
+        if !self.restored {
+            return Ok(());
+        }
+        self.datapath.set_mappings(&compile::mappings(&self.placed)).map(drop)
+    }
+
+    /// Undoes what an ADD entered. The next pass removes what cannot be removed now.
+    fn leave(&mut self, address: Ipv4Addr, name: &str) {
+        self.placed.remove(&address);
+        if let Err(error) = self.datapath.remove_endpoint(address).and_then(|()| self.write_mappings()) {
+            tracing::warn!(%address, error = chain(&error), "the next reconcile pass removes what was left");
+        }
+        self.undo_attach(name);
     }
 
     fn undo_attach(&mut self, name: &str) {
@@ -213,35 +278,62 @@ impl<K: Kernel> Enforcer<K> {
         }
     }
 
-    /// The map entry goes first, so that the device is never open: without an entry the programs drop.
+    /// Egress rules that were the container's alone are removed by the next pass.
     pub(super) fn remove(&mut self, address: Ipv4Addr, name: &str) -> Result<(), FabricError> {
-        let failed = |source| FabricError::Remove { address, source };
         let ours = self.placed.get(&address).is_none_or(|place| place.host_name == name);
+        let place = if ours { self.placed.remove(&address) } else { None };
+        let has_ports = place.as_ref().is_some_and(|place| !place.ports.is_empty());
+        match self.take_out(address, name, (ours, has_ports)) {
+            Ok(()) => {
+                place.iter().for_each(|place| self.hosted_changed(&place.app));
+                Ok(())
+            }
+            Err(source) => {
+                self.placed.extend(place.map(|place| (address, place)));
+                Err(FabricError::Remove { address, source })
+            }
+        }
+    }
+
+    /// The map entry goes before the programs, so that the device is never open: without an entry they drop.
+    fn take_out(
+        &mut self,
+        address: Ipv4Addr,
+        name: &str,
+        (ours, has_ports): (bool, bool),
+    ) -> Result<(), datapath::Error> {
+        if has_ports {
+            self.write_mappings()?;
+        }
         if ours {
-            self.datapath.remove_endpoint(address).map_err(failed)?;
+            self.datapath.remove_endpoint(address)?;
         }
-        self.datapath.detach_endpoint(name).map_err(failed)?;
-        if let Some(place) = ours.then(|| self.placed.remove(&address)).flatten() {
-            self.hosted_changed(&place.app);
-        }
-        Ok(())
+        self.datapath.detach_endpoint(name)
     }
 
     pub(super) fn restore(&mut self, placed: BTreeMap<Ipv4Addr, Placed>) -> Result<(), FabricError> {
+        // All at once, so that the first container brings the rules of all.
+        self.outside.settle(self.mirror.world(), &placed);
         let mut first = Ok(());
         for (address, place) in placed {
             let entered = self.enter(address, place);
             first = first.and(entered);
         }
         self.restored = true;
+        if let Err(error) = self.write_mappings() {
+            self.failed(&error);
+        }
         self.mirror.host(self.hosted());
         self.enforce();
         first
     }
 
-    fn hosted(&self) -> BTreeSet<String> {
-        let apps = self.placed.values().map(|place| &place.app);
-        apps.filter(|app| world::is_app_name(app)).cloned().collect()
+    fn hosted(&self) -> Hosted {
+        let names = |name: fn(&Placed) -> &String| {
+            let names = self.placed.values().map(name);
+            names.filter(|name| world::is_name(name)).cloned().collect()
+        };
+        Hosted { apps: names(|place| &place.app), spaces: names(|place| &place.space) }
     }
 
     /// A container came or left. Policies have to be written only when its app is new or gone, and one names it.
@@ -269,119 +361,83 @@ impl<K: Kernel> Enforcer<K> {
                 self.failure = None;
                 self.enforced = self.mirror.world().revision;
             }
-            Err(error) => {
-                let failure = chain(&error);
-                tracing::error!(
-                    error = failure,
-                    "the datapath refused; what found room is enforced, the rest is tried again"
-                );
-                self.failure = Some(failure);
-            }
+            Err(error) => self.failed(&error),
         }
     }
 
-    fn rows(&self) -> Rows {
-        compile::rows(self.mirror.world(), self.lease.as_ref(), &self.cell, &self.placed)
+    fn failed(&mut self, error: &datapath::Error) {
+        let failure = chain(error);
+        tracing::error!(
+            error = failure,
+            "the datapath refused; what found room is enforced, the rest is tried again"
+        );
+        self.failure = Some(failure);
+    }
+
+    fn rows(&mut self) -> Rows {
+        let sets = self.outside.settle(self.mirror.world(), &self.placed);
+        compile::rows(Scene {
+            world: self.mirror.world(),
+            grant: self.lease.as_ref(),
+            cell: &self.cell,
+            network: self.outside.network(),
+            placed: &self.placed,
+            sets: &sets,
+        })
     }
 
     /// What can be written is written, also when something else fails.
     fn write(&mut self, rows: &Rows) -> Result<(), datapath::Error> {
         let leases = self.datapath.set_leases(&rows.leases).map(drop);
-        let tags = self.write_tags(rows);
+        let egress = if self.outside.owed() { self.put_egress().map(drop) } else { Ok(()) };
+        let endpoints = self.write_endpoints(rows, egress.is_ok());
         let policies = self.datapath.set_policies(&rows.policies).map(drop);
+        let mappings =
+            if self.restored { self.datapath.set_mappings(&rows.mappings).map(drop) } else { Ok(()) };
+        let whole = egress.is_ok() && endpoints.is_ok();
+        let prune = whole && self.restored && self.outside.surplus();
+        let pruned = if prune { self.prune_egress().map(drop) } else { Ok(()) };
+        let locals = self.datapath.set_locals(&rows.locals).map(drop);
+        let services = self.datapath.set_host_services(&rows.host_services).map(drop);
         let config = self.datapath.configure(&rows.config);
-        leases.and(tags).and(policies).and(config)
+        leases
+            .and(egress)
+            .and(endpoints)
+            .and(policies)
+            .and(mappings)
+            .and(pruned)
+            .and(locals)
+            .and(services)
+            .and(config)
     }
 
-    fn write_tags(&mut self, rows: &Rows) -> Result<(), datapath::Error> {
+    fn write_endpoints(&mut self, rows: &Rows, egress_is_whole: bool) -> Result<(), datapath::Error> {
         let have = self.datapath.endpoints()?;
-        let changed = rows.endpoints.iter().filter(|(address, row)| have.get(address) != Some(row));
-        for (address, row) in changed {
-            self.datapath.put_endpoint(*address, row)?;
+        for (address, row) in &rows.endpoints {
+            let old = have.get(address);
+            let row = believable(*row, old, egress_is_whole);
+            if old != Some(&row) {
+                self.datapath.put_endpoint(*address, &row)?;
+            }
         }
         Ok(())
     }
 
-    pub(super) fn reconcile(&mut self, cell: Cell) -> Report {
-        let mut report = Report::default();
-        if self.cell != cell {
-            report.repaired(format!("the underlay device is another now: {:?}, was {:?}", cell, self.cell));
-            self.cell = cell;
-        }
-        if let Err(error) = self.datapath.refresh() {
-            report.failed("reading the maps", &error);
-        }
-        self.reattach(&mut report);
-        if self.settled {
-            self.compare_endpoints(&mut report);
-            self.compare_rows(&mut report);
-        }
-        report
+    /// Removes the rows that no container has any more. Not before all containers are known.
+    fn prune_egress(&mut self) -> Result<Change, datapath::Error> {
+        let change = self.datapath.prune_egress(self.outside.rows())?;
+        self.outside.pruned();
+        Ok(change)
     }
 
-    fn reattach(&mut self, report: &mut Report) {
-        report.note(
-            "attaching to the underlay device",
-            self.datapath.attach_underlay(self.cell.underlay_ifindex),
-        );
-        report.note("attaching to the VXLAN device", self.datapath.attach_vxlan(self.cell.vxlan_ifindex));
-        for place in self.placed.values() {
-            let attached = self.datapath.attach_endpoint(&place.host_name, place.ifindex);
-            report.note(format!("attaching to {}", place.host_name), attached);
-        }
-        let names: BTreeSet<_> = self.placed.values().map(|place| place.host_name.as_str()).collect();
-        let leftovers =
-            self.datapath.attached_endpoints().into_iter().filter(|name| !names.contains(name.as_str()));
-        for name in leftovers.filter(|_| self.restored).collect::<Vec<_>>() {
-            report.repaired(format!("detached from {name}, which is no container's"));
-            report.note(format!("detaching from {name}"), self.datapath.detach_endpoint(&name));
-        }
-    }
-
-    fn compare_endpoints(&mut self, report: &mut Report) {
-        let have = match self.datapath.endpoints() {
-            Ok(have) => have,
-            Err(error) => return report.failed("reading the endpoints", &error),
-        };
-        let want = self.rows().endpoints;
-        for (address, row) in want.iter().filter(|(address, row)| have.get(address) != Some(row)) {
-            report.repaired(format!("wrote the endpoint {address}"));
-            report.note(format!("writing the endpoint {address}"), self.datapath.put_endpoint(*address, row));
-        }
-        for address in have.keys().filter(|address| self.restored && !want.contains_key(address)) {
-            report.repaired(format!("removed the endpoint {address}, which is no container's"));
-            report.note(format!("removing the endpoint {address}"), self.datapath.remove_endpoint(*address));
-        }
-    }
-
-    fn compare_rows(&mut self, report: &mut Report) {
-        let rows = self.rows();
-        let owing = self.failure.take().is_some() || self.enforced != self.mirror.world().revision;
-        let results = [
-            ("leases", self.datapath.set_leases(&rows.leases)),
-            ("policies", self.datapath.set_policies(&rows.policies)),
-            ("configuration", self.datapath.configure(&rows.config).map(|()| Change::default())),
-        ];
-        for (what, result) in results {
-            match result {
-                Ok(change) if change.added + change.changed + change.removed > 0 && !owing => {
-                    report.repaired(format!("wrote {what}: {change:?}"));
-                }
-                Ok(_) => {}
-                Err(error) => {
-                    self.failure = Some(chain(&error));
-                    report.failed(format!("writing {what}"), &error);
-                }
-            }
-        }
-        if self.failure.is_none() {
-            self.enforced = self.mirror.world().revision;
-        }
+    pub(super) fn sweep(&mut self) -> Result<datapath::Swept, datapath::Error> {
+        self.datapath.sweep()
     }
 
     pub(super) fn view(&self) -> View {
         let world = self.mirror.world();
-        let touching = world.policies.iter().filter(|(rule, _)| rule.touches(self.mirror.hosted()));
+        let hosted = self.mirror.hosted();
+        let touching = world.policies.iter().filter(|(rule, _)| rule.touches(&hosted.apps));
         let tags = compile::tags(world);
         let tag = |app: &String| tags.get(app.as_str()).copied().unwrap_or(0);
         let own = self.lease.as_ref().map(|grant| grant.lease.cell.as_str());
@@ -394,10 +450,38 @@ impl<K: Kernel> Enforcer<K> {
             lease: self.lease.clone(),
             peers: world.leases.values().filter(|lease| Some(lease.cell.as_str()) != own).count(),
             endpoints: self.placed.len(),
-            apps: self.mirror.hosted().iter().map(|app| (app.clone(), tag(app))).collect(),
+            apps: hosted.apps.iter().map(|app| (app.clone(), tag(app))).collect(),
             policies: touching.map(|(rule, tags)| Policy { rule: rule.clone(), tags: *tags }).collect(),
+            groups: world.groups.len(),
+            skipped: self.outside.skipped().iter().cloned().collect(),
+            mapped_ports: compile::mappings(&self.placed).len(),
+            max_connections: self.outside.network().outbound.max_connections,
         }
     }
+
+    pub(super) fn egress(&self) -> Vec<EgressView> {
+        let view = |(address, place): (&Ipv4Addr, &Placed)| {
+            let (choice, known) = self.outside.look(self.mirror.world(), place);
+            EgressView {
+                address: *address,
+                space: place.space.clone(),
+                choice,
+                set: known.map_or(0, |known| known.set),
+                selected: known.map(|known| Arc::clone(&known.selected)).unwrap_or_default(),
+            }
+        };
+        self.placed.iter().map(view).collect()
+    }
+}
+
+/// A set whose rows found no room could allow what it must not: the container keeps the one it had, or has none.
+fn believable(
+    row: layout::Endpoint,
+    old: Option<&layout::Endpoint>,
+    egress_is_whole: bool,
+) -> layout::Endpoint {
+    let egress = if egress_is_whole { row.egress } else { old.map_or(0, |old| old.egress) };
+    layout::Endpoint { egress, ..row }
 }
 
 #[cfg(test)]

@@ -1,16 +1,38 @@
 //! A kernel for tests: it remembers what it was told, in order, and has little room.
 
 use super::Kernel;
-use crate::datapath::{Change, Error};
+use crate::config::{DenyNetworks, Dns, HostAccess, Network, Outbound, StaticEgress};
+use crate::datapath::{Change, EgressRows, Error, MappedPort, Swept};
 use crate::lease::{Grant, Lease};
 use crate::policy::compile::Cell;
-use c2c_common::layout::{self, LeaseKey, PolicyKey};
+use c2c_common::layout::{self, LeaseKey, PolicyKey, ServiceKey};
+use c2c_proto::agent_api::Bandwidth;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
 /// A cell.
-pub(crate) const CELL: Cell =
-    Cell { underlay: Ipv4Addr::new(192, 0, 2, 1), underlay_ifindex: 3, vxlan_ifindex: 9, mtu: 1450 };
+pub(crate) const CELL: Cell = Cell {
+    underlay: Ipv4Addr::new(192, 0, 2, 1),
+    underlay_ifindex: 3,
+    vxlan_ifindex: 9,
+    mtu: 1450,
+    locals: BTreeSet::new(),
+};
+
+/// What its operator says: nothing but the defaults.
+pub(crate) fn network() -> Network {
+    Network {
+        mapped_ports: 61_000..=65_535,
+        nat_ports: 16_384..=32_767,
+        no_masquerade: Vec::new(),
+        dns: Dns::default(),
+        host: HostAccess::default(),
+        deny: DenyNetworks::default(),
+        outbound: Outbound::default(),
+        bandwidth: Bandwidth::default(),
+        static_egress: StaticEgress::Fallback,
+    }
+}
 
 /// Its lease.
 pub(crate) fn grant() -> Grant {
@@ -32,7 +54,7 @@ pub(crate) fn grant() -> Grant {
     }
 }
 
-/// A kernel that remembers, with room for `room` policies.
+/// A kernel that remembers, with room for `room` policies, and for as many ranges of egress rules and mapped ports.
 #[derive(Debug, Default)]
 pub(crate) struct Fake {
     pub(crate) adopted: bool,
@@ -43,6 +65,10 @@ pub(crate) struct Fake {
     pub(crate) leases: BTreeMap<LeaseKey, layout::Lease>,
     pub(crate) policies: BTreeMap<PolicyKey, u64>,
     pub(crate) config: layout::Config,
+    pub(crate) egress: EgressRows,
+    pub(crate) mappings: BTreeMap<MappedPort, (Ipv4Addr, u16)>,
+    pub(crate) locals: BTreeSet<Ipv4Addr>,
+    pub(crate) services: BTreeSet<ServiceKey>,
 }
 
 fn full(name: &str) -> Error {
@@ -92,7 +118,8 @@ impl Kernel for Fake {
             return Err(full("ENDPOINTS"));
         }
         self.endpoints.insert(address, *row);
-        self.log.push(format!("endpoint {address} tag {}", row.tag));
+        let egress = if row.egress == 0 { "" } else { " with egress rules" };
+        self.log.push(format!("endpoint {address} tag {}{egress}", row.tag));
         Ok(())
     }
 
@@ -118,6 +145,54 @@ impl Kernel for Fake {
         self.policies = want.iter().take(self.room).map(|(key, ports)| (*key, *ports)).collect();
         self.log.push(format!("{} policies", self.policies.len()));
         if want.len() > self.room { Err(full("POLICIES")) } else { Ok(change) }
+    }
+
+    fn put_egress(&mut self, rows: &EgressRows) -> Result<Change, Error> {
+        let mut all = self.egress.clone();
+        all.ranges.extend(rows.ranges.iter().map(|(range, class)| (*range, *class)));
+        all.ports.extend(rows.ports.iter().map(|(key, ports)| (*key, *ports)));
+        if all.ranges.len() > self.room {
+            return Err(full("EGRESS"));
+        }
+        let change = Change { added: usize::from(all != self.egress), ..Change::default() };
+        self.egress = all;
+        self.log.push(format!("+ {} egress ranges", rows.ranges.len()));
+        Ok(change)
+    }
+
+    fn prune_egress(&mut self, rows: &EgressRows) -> Result<Change, Error> {
+        let before = self.egress.ranges.len();
+        self.egress.ranges.retain(|range, _| rows.ranges.contains_key(range));
+        self.egress.ports.retain(|key, _| rows.ports.contains_key(key));
+        let removed = before - self.egress.ranges.len();
+        self.log.push(format!("- {removed} egress ranges"));
+        Ok(Change { removed, ..Change::default() })
+    }
+
+    fn set_mappings(&mut self, want: &BTreeMap<MappedPort, (Ipv4Addr, u16)>) -> Result<Change, Error> {
+        if want.len() > self.room {
+            return Err(full("MAPPED"));
+        }
+        let change = Change { added: usize::from(self.mappings != *want), ..Change::default() };
+        self.mappings.clone_from(want);
+        self.log.push(format!("{} mappings", want.len()));
+        Ok(change)
+    }
+
+    fn set_locals(&mut self, want: &BTreeSet<Ipv4Addr>) -> Result<Change, Error> {
+        let change = Change { added: usize::from(self.locals != *want), ..Change::default() };
+        self.locals.clone_from(want);
+        Ok(change)
+    }
+
+    fn set_host_services(&mut self, want: &BTreeSet<ServiceKey>) -> Result<Change, Error> {
+        let change = Change { added: usize::from(self.services != *want), ..Change::default() };
+        self.services.clone_from(want);
+        Ok(change)
+    }
+
+    fn sweep(&mut self) -> Result<Swept, Error> {
+        Ok(Swept::default())
     }
 
     fn refresh(&mut self) -> Result<bool, Error> {

@@ -1,9 +1,9 @@
 //! What the fabric needs of the datapath. A trait, so that what is written when, and what a refusal leads to, can be
 //! tested without a kernel.
 
-use crate::datapath::{Change, Datapath, Error};
-use c2c_common::layout::{Config, Endpoint, Lease, LeaseKey, PolicyKey};
-use std::collections::BTreeMap;
+use crate::datapath::{Change, Datapath, EgressRows, Error, MappedPort, Swept};
+use c2c_common::layout::{Config, Endpoint, Lease, LeaseKey, PolicyKey, ServiceKey};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
 /// The datapath, as [`Datapath`] offers it; see there.
@@ -35,6 +35,18 @@ pub trait Kernel: Send + 'static {
     fn set_leases(&mut self, want: &BTreeMap<LeaseKey, Lease>) -> Result<Change, Error>;
     /// Makes the policies these.
     fn set_policies(&mut self, want: &BTreeMap<PolicyKey, u64>) -> Result<Change, Error>;
+    /// Adds rows of egress rules; removes none.
+    fn put_egress(&mut self, rows: &EgressRows) -> Result<Change, Error>;
+    /// Removes all rows of egress rules but these.
+    fn prune_egress(&mut self, rows: &EgressRows) -> Result<Change, Error>;
+    /// Makes the mapped ports these.
+    fn set_mappings(&mut self, want: &BTreeMap<MappedPort, (Ipv4Addr, u16)>) -> Result<Change, Error>;
+    /// Makes the cell's own addresses these.
+    fn set_locals(&mut self, want: &BTreeSet<Ipv4Addr>) -> Result<Change, Error>;
+    /// Makes what containers may reach on the cell this.
+    fn set_host_services(&mut self, want: &BTreeSet<ServiceKey>) -> Result<Change, Error>;
+    /// Removes flows with the outside that timed out.
+    fn sweep(&mut self) -> Result<Swept, Error>;
     /// Reads the kernel's rows anew; true when they were not what was last written.
     fn refresh(&mut self) -> Result<bool, Error>;
 }
@@ -86,6 +98,30 @@ impl Kernel for Datapath {
 
     fn set_policies(&mut self, want: &BTreeMap<PolicyKey, u64>) -> Result<Change, Error> {
         Self::set_policies(self, want)
+    }
+
+    fn put_egress(&mut self, rows: &EgressRows) -> Result<Change, Error> {
+        Self::put_egress(self, rows)
+    }
+
+    fn prune_egress(&mut self, rows: &EgressRows) -> Result<Change, Error> {
+        Self::prune_egress(self, rows)
+    }
+
+    fn set_mappings(&mut self, want: &BTreeMap<MappedPort, (Ipv4Addr, u16)>) -> Result<Change, Error> {
+        Self::set_mappings(self, want)
+    }
+
+    fn set_locals(&mut self, want: &BTreeSet<Ipv4Addr>) -> Result<Change, Error> {
+        Self::set_locals(self, want)
+    }
+
+    fn set_host_services(&mut self, want: &BTreeSet<ServiceKey>) -> Result<Change, Error> {
+        Self::set_host_services(self, want)
+    }
+
+    fn sweep(&mut self) -> Result<Swept, Error> {
+        Self::sweep(self)
     }
 
     fn refresh(&mut self) -> Result<bool, Error> {

@@ -8,19 +8,24 @@ mod enforcer;
 #[cfg(test)]
 pub(crate) mod fake;
 mod kernel;
+mod outside;
+mod place;
 mod report;
+mod view;
 
-pub use enforcer::{Applied, View};
 pub use kernel::Kernel;
 pub use report::{Report, chain as report_chain};
+pub use view::{Applied, EgressView, View};
 
-use crate::datapath::{self, CounterRow, Datapath, FlowRow, MapUse, Trace};
+use crate::config::Network;
+use crate::datapath::{self, CounterRow, Datapath, FlowRow, MapUse, Swept, Trace, TranslationRow};
 use crate::endpoint::Record;
 use crate::lease::Grant;
 use crate::policy::compile::{Cell, Placed};
 use crate::policy::mirror::{Announcement, Mirror, Mismatch, Opening, Update};
 use crate::policy::saved::{Saved, SavedError};
 use crate::policy::world::World;
+use c2c_common::layout::Event;
 use enforcer::Enforcer;
 use ipnet::Ipv4Net;
 use std::collections::BTreeMap;
@@ -63,6 +68,20 @@ pub enum FabricError {
         /// The kernel's reason, with the map's name and size when it is full.
         source: datapath::Error,
     },
+    /// The cell's ports could not be led into it, or not away from it.
+    #[error("cannot change which of the cell's ports lead into the container {address}")]
+    Ports {
+        /// Its address.
+        address: Ipv4Addr,
+        /// The kernel's reason.
+        source: datapath::Error,
+    },
+    /// It is to be changed and is not there.
+    #[error("the container {address} is not enforced on this cell: it was removed meanwhile")]
+    Unknown {
+        /// Its address.
+        address: Ipv4Addr,
+    },
     /// It could not be taken out of the datapath.
     #[error("cannot take the container {address} out of the datapath")]
     Remove {
@@ -80,7 +99,7 @@ pub enum FabricError {
 #[derive(Debug)]
 pub struct Fabric<K = Datapath> {
     enforcer: Arc<Mutex<Enforcer<K>>>,
-    /// Marked changed when the set of hosted apps may have changed: the stream announces it.
+    /// Marked changed when the apps and spaces hosted may have changed: the stream announces it.
     apps: watch::Sender<()>,
     /// Marked changed when the controller said something, or the stream ended: ADDs wait for it.
     heard: watch::Sender<()>,
@@ -89,9 +108,10 @@ pub struct Fabric<K = Datapath> {
 }
 
 impl<K: Kernel> Fabric<K> {
-    /// A fabric over an open datapath, that knows what was saved: the world, and the lease if there is one.
+    /// A fabric over an open datapath, that knows the cell and what the operator says about the outside, and what was
+    /// saved: the world, and the lease if there is one.
     #[must_use]
-    pub fn new(datapath: K, cell: Cell, world: World, lease: Option<Grant>) -> Self {
+    pub fn new(datapath: K, cell: (Cell, Network), world: World, lease: Option<Grant>) -> Self {
         let enforcer = Enforcer::new(datapath, cell, Mirror::new(world), lease);
         Self {
             enforcer: Arc::new(Mutex::new(enforcer)),
@@ -121,21 +141,33 @@ impl<K: Kernel> Fabric<K> {
         self.lock().cell_lease()
     }
 
-    /// Enforces a new container: its programs are attached and its map entry written when this returns. The policies of
-    /// an app that is new on the cell are asked for and waited for, for a short while.
+    /// Enforces a new container: its programs are attached and its map entries written when this returns. The policies of
+    /// an app that is new on the cell, and the security groups of such a space, are asked for and waited for, for a short
+    /// while.
     ///
     /// # Errors
     /// When the kernel refuses; nothing of the container is left in the datapath then.
     pub async fn endpoint_add(&self, record: &Record) -> Result<(), FabricError> {
         let mut heard = self.heard.subscribe();
-        let (address, place) = (record.address, placed(record));
+        let (address, place) = (record.address, place::of(record));
+        let space = place.space.clone();
         self.blocking(move |enforcer| enforcer.add(address, place)).await?;
         self.apps.send_replace(());
-        let known = heard.wait_for(|()| !self.lock().awaits(&record.app));
+        let known = heard.wait_for(|()| !self.lock().awaits(&record.app, &space));
         if tokio::time::timeout(POLICY_WAIT, known).await.is_err() {
-            tracing::warn!(app = record.app, "the controller has not sent the policies of a new app yet");
+            let app = &record.app;
+            tracing::warn!(app, space, "the controller has not sent what concerns a new app or space yet");
         }
         Ok(())
+    }
+
+    /// Enforces what changed of a container: its ports, or its static rules.
+    ///
+    /// # Errors
+    /// When the container is not enforced, or the kernel refuses; everything is as before then.
+    pub async fn endpoint_update(&self, record: &Record) -> Result<(), FabricError> {
+        let (address, place) = (record.address, place::of(record));
+        self.blocking(move |enforcer| enforcer.update(address, place)).await
     }
 
     /// Takes a container out of the datapath. It may be gone already.
@@ -155,7 +187,7 @@ impl<K: Kernel> Fabric<K> {
     /// # Errors
     /// With the first container that the kernel refuses; all others are restored.
     pub fn endpoint_restore(&self, records: &[Record]) -> Result<(), FabricError> {
-        self.restore(records.iter().map(|record| (record.address, placed(record))).collect())
+        self.restore(records.iter().map(|record| (record.address, place::of(record))).collect())
     }
 
     pub(crate) fn restore(&self, placed: BTreeMap<Ipv4Addr, Placed>) -> Result<(), FabricError> {
@@ -167,6 +199,11 @@ impl<K: Kernel> Fabric<K> {
     /// Sets the lease to enforce, and whether new containers may use it.
     pub fn set_lease(&self, lease: Option<Grant>, admits: bool) {
         self.lock().set_lease(lease, admits);
+    }
+
+    /// Changes what the operator says about the outside.
+    pub fn set_network(&self, network: Network) {
+        self.lock().set_network(network);
     }
 
     /// Containers that live on the cell.
@@ -223,6 +260,19 @@ impl<K: Kernel> Fabric<K> {
         self.lock().reconcile(cell)
     }
 
+    /// Removes flows with the outside that timed out; to be done every few seconds.
+    ///
+    /// # Errors
+    /// When a map cannot be read or written.
+    pub fn sweep(&self) -> Result<Swept, datapath::Error> {
+        self.lock().sweep()
+    }
+
+    /// What each container may reach outside, and why.
+    pub fn egress(&self) -> Vec<EgressView> {
+        self.lock().egress()
+    }
+
     /// The tunnel's UDP port of the lease that is enforced.
     pub fn udp_port(&self) -> Option<u16> {
         self.lock().udp_port()
@@ -233,7 +283,7 @@ impl<K: Kernel> Fabric<K> {
         self.lock().view()
     }
 
-    /// Told when the set of hosted apps may have changed.
+    /// Told when the apps and spaces hosted may have changed.
     #[must_use]
     pub fn watch_apps(&self) -> watch::Receiver<()> {
         self.apps.subscribe()
@@ -288,6 +338,22 @@ impl Fabric {
         self.lock().datapath().flows()
     }
 
+    /// The flows with the outside.
+    ///
+    /// # Errors
+    /// When a map cannot be read.
+    pub fn translations(&self) -> Result<Vec<TranslationRow>, datapath::Error> {
+        self.lock().datapath().translations()
+    }
+
+    /// Gives what rules ask to be logged to `take`, on a thread of its own.
+    ///
+    /// # Errors
+    /// When the thread cannot be started.
+    pub fn events(&self, take: impl FnMut(Event) + Send + 'static) -> Result<(), datapath::Error> {
+        self.lock().datapath().events(take)
+    }
+
     /// The counters that are not zero.
     ///
     /// # Errors
@@ -308,14 +374,4 @@ impl Fabric {
 /// A panic under the lock leaves nothing half-written that the next reconcile would not mend.
 fn locked<K>(enforcer: &Mutex<Enforcer<K>>) -> MutexGuard<'_, Enforcer<K>> {
     enforcer.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn placed(record: &Record) -> Placed {
-    Placed {
-        app: record.app.clone(),
-        host_name: record.host_name.clone(),
-        ifindex: record.ifindex,
-        host_mac: record.host_mac,
-        container_mac: record.container_mac,
-    }
 }

@@ -4,6 +4,7 @@
 //! the other end. The container's end also carries the default route and its namespace's loopback. The scheme is
 //! Silk's, because apps and operators' tools know it.
 
+use super::limit::{self, Limit};
 use super::link::{Link, links};
 use super::netlink::{Netlink, Step};
 use super::veth::index;
@@ -39,6 +40,8 @@ pub struct End {
     pub peer_mac: Mac,
     /// Whether everything else goes to the other end too. True inside the container.
     pub default_route: bool,
+    /// How fast it may send; `None`: as fast as it can.
+    pub limit: Option<Limit>,
 }
 
 /// All that a namespace holds of what makes up an end: seen once, compared with many ends.
@@ -49,6 +52,7 @@ pub struct Observed {
     addresses: Vec<Message>,
     neighbours: Vec<Message>,
     routes: Vec<Message>,
+    qdiscs: Vec<Message>,
 }
 
 /// What is not as it should be at one end.
@@ -70,6 +74,8 @@ pub enum Drift {
     Neighbour,
     /// The default route is missing.
     Route,
+    /// It may send faster or slower than it should.
+    Limit,
 }
 
 impl fmt::Display for Drift {
@@ -83,6 +89,7 @@ impl fmt::Display for Drift {
             Self::Address => write!(f, "the address is missing"),
             Self::Neighbour => write!(f, "the permanent neighbour is missing"),
             Self::Route => write!(f, "the default route is missing"),
+            Self::Limit => write!(f, "the limit of its rate is missing"),
         }
     }
 }
@@ -120,12 +127,19 @@ impl End {
         if self.default_route && missing(&observed.routes, &|message| self.is_route(message, link.ifindex)) {
             drift.push(Drift::Route);
         }
+        if let Some(limit) = &self.limit
+            && missing(&observed.qdiscs, &|message| limit.is(message, link.ifindex, self.mtu))
+        {
+            drift.push(Drift::Limit);
+        }
         drift
     }
 
     fn apply(&self, mut steps: Vec<Step>) -> Result<(), Error> {
         let ifindex = index(&self.name)?;
         sysctl::prepare(&self.name)?;
+        // Before the end is up: nothing is ever sent faster.
+        steps.extend(self.limit.map(|limit| limit.step(&self.name, ifindex, self.mtu)));
         steps.push(Step::change(self.what("bring up"), Message::SetLink(self.link_message(ifindex))));
         steps.push(Step::put(self.what("give an address to"), Message::NewAddress(self.address(ifindex))));
         steps.push(Step::put(
@@ -230,6 +244,7 @@ impl Observed {
             addresses: netlink.dump("list the addresses", addresses)?,
             neighbours: netlink.dump("list the neighbours", Message::GetNeighbour(ipv4_neighbour()))?,
             routes: netlink.dump("list the routes", routes)?,
+            qdiscs: netlink.dump("list the qdiscs", limit::all())?,
         })
     }
 }
@@ -259,6 +274,7 @@ mod tests {
             peer: address,
             peer_mac: FAR,
             default_route: false,
+            limit: None,
         };
         let far = End {
             name: "eth0".to_owned(),

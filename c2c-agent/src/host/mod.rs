@@ -1,11 +1,13 @@
-//! The kernel's network as the agent sees and changes it: namespaces, interfaces, addresses, neighbours, routes and
-//! sysctls. The only room that speaks netlink or enters a namespace.
+//! The kernel's network as the agent sees and changes it: namespaces, interfaces, addresses, neighbours, routes,
+//! limits and sysctls. The only room that speaks netlink or enters a namespace.
 //!
 //! Everything here is blocking and acts in the namespace of the calling thread; [`Netns::run`] gives a job a thread
 //! inside another one. Nothing here knows what an app, a lease or a record is, and nothing decides what to delete:
 //! callers name an interface together with the alias that marks it as ours, and anything else is left alone.
 
+mod addresses;
 mod end;
+mod limit;
 mod link;
 mod netlink;
 mod netns;
@@ -17,7 +19,9 @@ mod underlay;
 mod veth;
 mod vxlan;
 
+pub use addresses::addresses;
 pub use end::{Drift, End, Observed};
+pub use limit::{Limit, check_limit};
 pub use link::{Link, find_link, links, remove_link};
 pub use netns::{Netns, NetnsId};
 pub use qdisc::remove_clsact;

@@ -65,6 +65,7 @@ mod tests {
             peer: Ipv4Addr::new(10, 0, 16, 5),
             peer_mac: [2, 0, 0, 0, 0, 2],
             default_route: false,
+            limit: None,
         };
         let ifindex = host.run(|| create_pair(&pair, &other)).unwrap();
         let error = host.run(|| underlay("under0")).unwrap_err();

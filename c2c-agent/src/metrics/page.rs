@@ -4,6 +4,7 @@
 use crate::control_stream::StreamState;
 use crate::datapath::{self, CounterRow, MapUse};
 use crate::status::{Facts, Observer};
+use c2c_common::layout;
 use prometheus_client::encoding::{EncodeLabelSet, text};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -64,6 +65,7 @@ fn write(facts: &Facts, counters: &[CounterRow], maps: &[MapUse]) -> Result<Stri
     packets(&mut registry, counters);
     map_use(&mut registry, maps);
     policy(&mut registry, facts);
+    outside(&mut registry, facts, maps);
     lease(&mut registry, facts);
     stream(&mut registry, facts);
     cell(&mut registry, facts);
@@ -126,6 +128,39 @@ fn policy(registry: &mut Registry, facts: &Facts) {
         facts.fabric.policies.len() as u64,
     );
     gauge(registry, "apps", "Apps on this cell", facts.fabric.apps.len() as u64);
+}
+
+fn outside(registry: &mut Registry, facts: &Facts, maps: &[MapUse]) {
+    let fabric = &facts.fabric;
+    gauge(registry, "security_groups", "Security groups that apply on this cell", fabric.groups as u64);
+    gauge(
+        registry,
+        "egress_rules_skipped",
+        "Egress rules that cannot be read; the others are enforced",
+        fabric.skipped.len() as u64,
+    );
+    let ports = fabric.mapped_ports as u64;
+    gauge(registry, "mapped_ports", "Ports of the cell that lead into containers, TCP and UDP each", ports);
+    let translations = maps.iter().find(|map| map.name == layout::TRANSLATIONS).map_or(0, |map| map.entries);
+    gauge(registry, "translations", "Flows with the outside", translations);
+    counter(
+        registry,
+        "flow_log_lost",
+        "Lines of the flow log that could not be written",
+        facts.flow_log_lost,
+    );
+    gauge(
+        registry,
+        "connections_fullest",
+        "Outbound TCP connections of the container that holds the most, at the last pass",
+        facts.passes.swept.fullest,
+    );
+    gauge(
+        registry,
+        "connections_ceiling",
+        "Outbound TCP connections that a container may hold; 0: any number",
+        u64::from(fabric.max_connections),
+    );
 }
 
 fn lease(registry: &mut Registry, facts: &Facts) {
@@ -231,7 +266,8 @@ mod tests {
             CounterRow { hook: Hook::FromContainer, outcome: Outcome::ToCell, packets: 4, bytes: 400 },
             CounterRow { hook: Hook::FromUnderlay, outcome: Outcome::ForeignLease, packets: 2, bytes: 200 },
         ];
-        let maps = [MapUse { name: "POLICIES".to_owned(), entries: 12, capacity: 64 }];
+        let map = |name: &str, entries| MapUse { name: name.to_owned(), entries, capacity: 64 };
+        let maps = [map("POLICIES", 12), map("TRANSLATIONS", 9)];
         let page = write(&facts(), &counters, &maps).unwrap();
         for line in [
             r#"c2c_agent_packets_total{hook="from_container",outcome="to_cell"} 4"#,
@@ -248,6 +284,13 @@ mod tests {
             r#"c2c_agent_stream_state{state="live"} 1"#,
             "c2c_agent_endpoints 3",
             "c2c_agent_peers 2",
+            "c2c_agent_security_groups 4",
+            "c2c_agent_egress_rules_skipped 0",
+            "c2c_agent_mapped_ports 6",
+            "c2c_agent_translations 9",
+            "c2c_agent_flow_log_lost_total 0",
+            "c2c_agent_connections_fullest 0",
+            "c2c_agent_connections_ceiling 0",
         ] {
             assert!(page.lines().any(|found| found == line), "{line} is not in:\n{page}");
         }

@@ -2,12 +2,13 @@
 //! say to it. Whatever does not fit together ends in [`Mismatch`]; the stream is then ended, and the next one starts with
 //! a snapshot. The world it holds is always a whole one, the old or the new.
 //!
-//! What is not pruned while the controller is away: policies of apps that left. An app that comes back before the
-//! controller does finds its policies where they were.
+//! What is not pruned while the controller is away: policies of apps that left, and security groups of spaces. One that
+//! comes back before the controller does finds them where they were.
 
-use super::world::{Change, Policy, World};
+use super::group::Group;
+use super::world::{Change, Hosted, Policy, World};
 use crate::lease::Lease;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 /// What the controller says about the world.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,6 +21,8 @@ pub enum Update {
         leases: Vec<Lease>,
         /// The policies of the apps announced.
         policies: Vec<Policy>,
+        /// The security groups of the spaces announced, and those that apply everywhere.
+        groups: BTreeMap<String, Group>,
     },
     /// What became different.
     Delta {
@@ -30,7 +33,7 @@ pub enum Update {
         /// In order.
         changes: Vec<Change>,
     },
-    /// The policies of apps that were announced after the stream was opened.
+    /// What concerns the apps and spaces that were announced after the stream was opened.
     AppsView {
         /// Of the announcement.
         serial: u64,
@@ -38,6 +41,8 @@ pub enum Update {
         revision: u64,
         /// All policies that touch those apps.
         policies: Vec<Policy>,
+        /// All security groups that are bound to those spaces.
+        groups: BTreeMap<String, Group>,
     },
 }
 
@@ -48,19 +53,19 @@ pub struct Opening {
     pub store_id: String,
     /// Revision to go on from; 0 when a snapshot is wanted.
     pub resume: u64,
-    /// The apps hosted.
-    pub apps: BTreeSet<String>,
+    /// The apps and spaces hosted.
+    pub hosted: Hosted,
 }
 
-/// Apps that came or left since the stream was opened.
+/// Apps and spaces that came or left since the stream was opened.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Announcement {
     /// Its answer bears the same.
     pub serial: u64,
-    /// Apps that came.
-    pub added: BTreeSet<String>,
-    /// Apps that left.
-    pub removed: BTreeSet<String>,
+    /// Those that came.
+    pub added: Hosted,
+    /// Those that left.
+    pub removed: Hosted,
 }
 
 /// The controller said something that does not follow from what it said before.
@@ -99,13 +104,16 @@ pub enum Mismatch {
     NotOpen,
 }
 
+/// Policies and security groups, as the controller sent them together.
+type Said = (Vec<Policy>, BTreeMap<String, Group>);
+
 /// The part of the state that ends with the stream.
 #[derive(Debug, Default)]
 struct Stream {
-    announced: BTreeSet<String>,
-    /// Announced apps whose answer was seen or came with the opening.
-    covered: BTreeSet<String>,
-    asked: BTreeMap<u64, BTreeSet<String>>,
+    announced: Hosted,
+    /// What was announced and answered, or came with the opening.
+    covered: Hosted,
+    asked: BTreeMap<u64, Hosted>,
     last_serial: u64,
     store_id: String,
     resumed_from: u64,
@@ -113,15 +121,15 @@ struct Stream {
 }
 
 impl Stream {
-    /// What is known of an app ends when it leaves, even if it comes back before that could be announced.
-    fn forget_all_but(&mut self, hosted: &BTreeSet<String>) {
-        self.covered.retain(|app| hosted.contains(app));
-        self.asked.values_mut().for_each(|apps| apps.retain(|app| hosted.contains(app)));
+    /// What is known of an app or space ends when it leaves, even if it comes back before that could be announced.
+    fn forget_all_but(&mut self, hosted: &Hosted) {
+        self.covered.retain(hosted);
+        self.asked.values_mut().for_each(|asked| asked.retain(hosted));
     }
 
-    /// Whether the app's policies are known, or on their way.
-    fn expects(&self, app: &str) -> bool {
-        self.covered.contains(app) || self.asked.values().any(|apps| apps.contains(app))
+    /// Of `hosted`, those of which nothing is known and nothing on its way.
+    fn missing(&self, hosted: &Hosted) -> Hosted {
+        self.asked.values().fold(hosted.without(&self.covered), |rest, asked| rest.without(asked))
     }
 }
 
@@ -129,7 +137,7 @@ impl Stream {
 #[derive(Debug, Default)]
 pub struct Mirror {
     world: World,
-    hosted: BTreeSet<String>,
+    hosted: Hosted,
     stream: Option<Stream>,
     distrusted: bool,
 }
@@ -147,9 +155,9 @@ impl Mirror {
         &self.world
     }
 
-    /// The apps hosted now.
+    /// The apps and spaces hosted now.
     #[must_use]
-    pub fn hosted(&self) -> &BTreeSet<String> {
+    pub fn hosted(&self) -> &Hosted {
         &self.hosted
     }
 
@@ -159,38 +167,38 @@ impl Mirror {
         self.stream.as_ref().is_some_and(|stream| stream.synced)
     }
 
-    /// Whether all policies of the app are known, as of the last word of the controller.
+    /// Whether everything that concerns these is known, as of the last word of the controller.
     #[must_use]
-    pub fn is_complete(&self, app: &str) -> bool {
-        self.world.apps.contains(app)
+    pub fn is_complete(&self, these: &Hosted) -> bool {
+        self.world.complete.covers(these)
     }
 
-    /// Says which apps are hosted. What is not hosted any more is forgotten, unless the controller is away.
-    pub fn host(&mut self, apps: BTreeSet<String>) {
-        self.hosted = apps;
+    /// Says which apps and spaces are hosted. What is not hosted any more is forgotten, unless the controller is away.
+    pub fn host(&mut self, hosted: Hosted) {
+        self.hosted = hosted;
         if let Some(stream) = &mut self.stream {
             stream.forget_all_but(&self.hosted);
         }
         if self.is_live() {
-            self.world.retain_apps(&self.hosted);
+            self.world.retain(&self.hosted);
         }
     }
 
     /// A stream is being opened: what to say first.
     pub fn open(&mut self) -> Opening {
-        let resumable =
-            !self.distrusted && self.world.revision > 0 && self.hosted.is_subset(&self.world.apps);
-        let apps = self.hosted.clone();
+        let hosted = self.hosted.clone();
+        let known = self.world.revision > 0 && self.world.with_groups;
+        let resumable = known && !self.distrusted && self.is_complete(&hosted);
         let resume = if resumable { self.world.revision } else { 0 };
         let store_id = if resumable { self.world.store_id.clone() } else { String::new() };
         let stream = Stream {
-            announced: apps.clone(),
-            covered: apps.clone(),
+            announced: hosted.clone(),
+            covered: hosted.clone(),
             resumed_from: resume,
             ..Stream::default()
         };
         self.stream = Some(stream);
-        Opening { store_id, resume, apps }
+        Opening { store_id, resume, hosted }
     }
 
     /// The controller granted the lease and said which store it speaks for.
@@ -200,7 +208,7 @@ impl Mirror {
         let resumes = stream.resumed_from > 0 && self.world.store_id == store_id;
         stream.synced |= resumes;
         if resumes {
-            self.world.retain_apps(&self.hosted);
+            self.world.retain(&self.hosted);
         }
     }
 
@@ -217,8 +225,8 @@ impl Mirror {
     /// What has to be announced on the stream, if anything.
     pub fn announce(&mut self) -> Option<Announcement> {
         let stream = self.stream.as_mut()?;
-        let added: BTreeSet<_> = self.hosted.iter().filter(|app| !stream.expects(app)).cloned().collect();
-        let removed: BTreeSet<_> = stream.announced.difference(&self.hosted).cloned().collect();
+        let added = stream.missing(&self.hosted);
+        let removed = stream.announced.without(&self.hosted);
         if added.is_empty() && removed.is_empty() {
             return None;
         }
@@ -231,26 +239,37 @@ impl Mirror {
     /// Takes what the controller says. On error nothing was changed, and the stream must be ended.
     pub fn take(&mut self, update: Update) -> Result<(), Mismatch> {
         let taken = match update {
-            Update::Snapshot { revision, leases, policies } => self.snapshot(revision, leases, policies),
+            Update::Snapshot { revision, leases, policies, groups } => {
+                self.snapshot(revision, leases, (policies, groups))
+            }
             Update::Delta { from, to, changes } => self.delta(from, to, changes),
-            Update::AppsView { serial, revision, policies } => self.view(serial, revision, policies),
+            Update::AppsView { serial, revision, policies, groups } => {
+                self.view(serial, revision, (policies, groups))
+            }
         };
         self.distrusted |= taken.is_err();
         taken
     }
 
-    fn snapshot(&mut self, revision: u64, leases: Vec<Lease>, policies: Vec<Policy>) -> Result<(), Mismatch> {
+    fn snapshot(
+        &mut self,
+        revision: u64,
+        leases: Vec<Lease>,
+        (policies, groups): Said,
+    ) -> Result<(), Mismatch> {
         let stream = self.stream.as_mut().ok_or(Mismatch::NotOpen)?;
         stream.synced = true;
         self.distrusted = false;
         self.world = World {
             store_id: stream.store_id.clone(),
             revision,
-            apps: stream.covered.clone(),
+            complete: stream.covered.clone(),
+            with_groups: true,
             leases: leases.into_iter().map(|lease| (lease.block, lease)).collect(),
             policies: policies.into_iter().map(|policy| (policy.rule, policy.tags)).collect(),
+            groups,
         };
-        self.world.retain_apps(&self.hosted);
+        self.world.retain(&self.hosted);
         Ok(())
     }
 
@@ -266,28 +285,36 @@ impl Mirror {
         Ok(())
     }
 
-    /// Policies of apps that left while the delta was on its way are not taken in.
-    fn apply(&mut self, change: Change) {
-        let unwanted = matches!(&change, Change::PolicyPut(policy) if !policy.rule.touches(&self.hosted));
-        if !unwanted {
-            self.world.apply(change);
+    /// What concerns apps and spaces that left while the delta was on its way is not taken in.
+    fn apply(&mut self, mut change: Change) {
+        if let Change::PolicyPut(policy) = &change
+            && !policy.rule.touches(&self.hosted.apps)
+        {
+            return;
         }
+        if let Change::GroupPut(name, group) = &mut change
+            && !group.keep_spaces(|space| self.hosted.spaces.contains(space))
+        {
+            change = Change::GroupRemoved(std::mem::take(name));
+        }
+        self.world.apply(change);
     }
 
-    /// Replaces all that is known of the apps asked for. Deltas between the world's revision and the view's follow, and
+    /// Replaces all that is known of what was asked for. Deltas between the world's revision and the view's follow, and
     /// are already in the view: putting and removing twice is harmless.
-    fn view(&mut self, serial: u64, revision: u64, policies: Vec<Policy>) -> Result<(), Mismatch> {
+    fn view(&mut self, serial: u64, revision: u64, (policies, groups): Said) -> Result<(), Mismatch> {
         let have = self.synced()?.world.revision;
         let stream = self.stream.as_mut().ok_or(Mismatch::NotOpen)?;
         let asked = stream.asked.remove(&serial).ok_or(Mismatch::UnknownView(serial))?;
         if revision < have {
             return Err(Mismatch::StaleView { revision, have });
         }
-        stream.covered.extend(asked.iter().cloned());
-        self.world.policies.retain(|rule, _| !rule.touches(&asked));
+        stream.covered.extend(asked.clone());
+        self.world.forget(&asked);
         self.world.policies.extend(policies.into_iter().map(|policy| (policy.rule, policy.tags)));
-        self.world.apps.extend(asked);
-        self.world.retain_apps(&self.hosted);
+        self.world.groups.extend(groups);
+        self.world.complete.extend(asked);
+        self.world.retain(&self.hosted);
         Ok(())
     }
 

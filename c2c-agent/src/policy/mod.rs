@@ -1,9 +1,13 @@
 //! What the controller says about the rest of the world, and what this cell makes of it.
 //!
-//! [`mirror`] keeps the world at a revision (sans-IO), [`compile`] turns it into map rows (pure), [`saved`] remembers it
-//! over a restart. Nothing here speaks with the controller or with the kernel.
+//! [`mirror`] keeps the world at a revision (sans-IO), [`select`] says whose egress rules apply to a container, [`egress`]
+//! and [`compile`] turn it all into map rows (pure), [`saved`] remembers the world over a restart. Nothing here speaks with
+//! the controller or with the kernel.
 
 pub mod compile;
+pub mod egress;
+pub mod group;
 pub mod mirror;
 pub mod saved;
+pub mod select;
 pub mod world;

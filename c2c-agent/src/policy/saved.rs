@@ -219,10 +219,12 @@ fn set_aside(path: PathBuf, why: String) -> SavedError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::policy::world::Hosted;
     use proptest::prelude::*;
 
     fn world() -> World {
-        World { store_id: "s".into(), revision: 7, apps: ["frontend".to_owned()].into(), ..World::default() }
+        let complete = Hosted { apps: ["frontend".to_owned()].into(), ..Hosted::default() };
+        World { store_id: "s".into(), revision: 7, complete, ..World::default() }
     }
 
     #[test]

@@ -1,5 +1,7 @@
-//! The world as one cell knows it: all cells' leases, and the policies of the apps it hosts, at one revision.
+//! The world as one cell knows it: all cells' leases, the policies of the apps it hosts, and the security groups of its
+//! spaces, at one revision.
 
+use super::group::Group;
 use crate::lease::Lease;
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -27,14 +29,56 @@ impl fmt::Display for Protocol {
 }
 
 /// As the controller has it.
-const MAX_APP_NAME: usize = 255;
+const MAX_NAME: usize = 255;
 
-/// Whether a policy could name the app. Containers of other apps are wired, and no policy speaks of them; the controller
-/// would refuse to hear of them.
+/// Whether the controller could speak of an app or a space of that name. Containers of others are wired, and no policy
+/// or group speaks of them; the controller would refuse to hear of them.
 #[must_use]
-pub fn is_app_name(app: &str) -> bool {
+pub fn is_name(name: &str) -> bool {
     let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-');
-    !app.is_empty() && app.len() <= MAX_APP_NAME && app.chars().all(legal)
+    !name.is_empty() && name.len() <= MAX_NAME && name.chars().all(legal)
+}
+
+/// Apps and spaces: those that a cell hosts, or some of them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hosted {
+    /// Apps; policies come with these.
+    pub apps: BTreeSet<String>,
+    /// Spaces; security groups come with these.
+    #[serde(default)]
+    pub spaces: BTreeSet<String>,
+}
+
+impl Hosted {
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.apps.is_empty() && self.spaces.is_empty()
+    }
+
+    /// Whether all of `others` are among these.
+    #[must_use]
+    pub fn covers(&self, others: &Self) -> bool {
+        self.apps.is_superset(&others.apps) && self.spaces.is_superset(&others.spaces)
+    }
+
+    /// These without `others`.
+    #[must_use]
+    pub fn without(&self, others: &Self) -> Self {
+        Self { apps: &self.apps - &others.apps, spaces: &self.spaces - &others.spaces }
+    }
+
+    /// Adds `others`.
+    pub fn extend(&mut self, others: Self) {
+        self.apps.extend(others.apps);
+        self.spaces.extend(others.spaces);
+    }
+
+    /// Forgets all but `others`.
+    pub fn retain(&mut self, others: &Self) {
+        self.apps.retain(|app| others.apps.contains(app));
+        self.spaces.retain(|space| others.spaces.contains(space));
+    }
 }
 
 /// What a policy allows. Two policies with the same rule are the same policy.
@@ -96,6 +140,10 @@ pub enum Change {
     PolicyPut(Policy),
     /// A policy is gone.
     PolicyRemoved(Rule),
+    /// The security group of this name is new, or another than before.
+    GroupPut(String, Group),
+    /// The security group of this name is gone, or applies to nothing here any more.
+    GroupRemoved(String),
 }
 
 /// The world at one revision of one store.
@@ -105,14 +153,21 @@ pub struct World {
     pub store_id: String,
     /// The store's revision.
     pub revision: u64,
-    /// The apps whose policies are all in here.
-    pub apps: BTreeSet<String>,
+    /// The apps whose policies are all in here, and the spaces whose security groups are.
+    #[serde(flatten)]
+    pub complete: Hosted,
+    /// Whether security groups are known at all. Not so in a world that an agent saved which did not know of them yet.
+    #[serde(default)]
+    pub with_groups: bool,
     /// Leases by block.
     #[serde(serialize_with = "values", deserialize_with = "by_block")]
     pub leases: BTreeMap<Ipv4Net, Lease>,
-    /// Policies that touch [`World::apps`].
+    /// Policies that touch [`Hosted::apps`].
     #[serde(serialize_with = "as_policies", deserialize_with = "by_rule")]
     pub policies: BTreeMap<Rule, Tags>,
+    /// Security groups by name: those that apply by default, and those bound to one of [`Hosted::spaces`].
+    #[serde(default)]
+    pub groups: BTreeMap<String, Group>,
 }
 
 impl World {
@@ -129,13 +184,26 @@ impl World {
             Change::PolicyRemoved(rule) => {
                 self.policies.remove(&rule);
             }
+            Change::GroupPut(name, group) => {
+                self.groups.insert(name, group);
+            }
+            Change::GroupRemoved(name) => {
+                self.groups.remove(&name);
+            }
         }
     }
 
-    /// Forgets what concerns none of `apps`.
-    pub fn retain_apps(&mut self, apps: &BTreeSet<String>) {
-        self.apps.retain(|app| apps.contains(app));
-        self.policies.retain(|rule, _| rule.touches(apps));
+    /// Forgets what concerns none of `hosted`.
+    pub fn retain(&mut self, hosted: &Hosted) {
+        self.complete.retain(hosted);
+        self.policies.retain(|rule, _| rule.touches(&hosted.apps));
+        self.groups.retain(|_, group| group.keep_spaces(|space| hosted.spaces.contains(space)));
+    }
+
+    /// Forgets what is known of `asked`, because what is right has just come.
+    pub(super) fn forget(&mut self, asked: &Hosted) {
+        self.policies.retain(|rule, _| !rule.touches(&asked.apps));
+        self.groups.retain(|_, group| group.keep_spaces(|space| !asked.spaces.contains(space)));
     }
 
     /// Whether a policy names the app.
@@ -173,6 +241,7 @@ fn by_rule<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<Rule, 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use c2c_proto::egress::SecurityRule;
 
     fn lease(cell: &str) -> Lease {
         Lease {
@@ -196,8 +265,9 @@ mod tests {
 
     #[test]
     fn a_world_survives_json() {
-        let mut world = World { store_id: "s".into(), revision: 9, ..World::default() };
-        world.apps.insert("frontend".into());
+        let mut world = World { store_id: "s".into(), revision: 9, with_groups: true, ..World::default() };
+        world.complete.apps.insert("frontend".into());
+        world.complete.spaces.insert("space".into());
         world.apply(Change::LeasePut(lease("a")));
         let rule = Rule {
             source: "frontend".into(),
@@ -207,7 +277,24 @@ mod tests {
             port_end: 7010,
         };
         world.apply(Change::PolicyPut(Policy { rule, tags: Tags { source: 1, destination: 2 } }));
+        let rule = SecurityRule {
+            protocol: "icmp".into(),
+            destination: "10.0.0.0/8".into(),
+            icmp_type: Some(8),
+            ..SecurityRule::default()
+        };
+        let group =
+            Group { rules: vec![rule], running_spaces: ["space".to_owned()].into(), ..Group::default() };
+        world.apply(Change::GroupPut("dns".into(), group));
         let json = serde_json::to_string(&world).unwrap();
         assert_eq!(serde_json::from_str::<World>(&json).unwrap(), world);
+    }
+
+    #[test]
+    fn a_world_that_was_saved_before_there_were_groups_is_read() {
+        let json = r#"{"store_id":"s","revision":9,"apps":["frontend"],"leases":[],"policies":[]}"#;
+        let world: World = serde_json::from_str(json).unwrap();
+        assert_eq!((world.revision, world.with_groups), (9, false));
+        assert_eq!(world.complete.apps, ["frontend".to_owned()].into());
     }
 }

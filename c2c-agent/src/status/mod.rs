@@ -1,22 +1,25 @@
 //! What the agent can tell about itself: gathers it and says what is wrong. Only reads; how it is shown is `cli`'s and
 //! `metrics`'.
 
+mod egress;
 mod pages;
 mod passes;
 
 pub use pages::{
-    CounterLine, CountersPage, DatapathPage, EndpointRow, LeasePage, PolicyPage, PolicyRow, ReconcilePage,
-    StatusPage, StreamPage,
+    CounterLine, CountersPage, DatapathPage, EgressRow, EndpointRow, FlowsPage, LeasePage, PolicyPage,
+    PolicyRow, PortRow, ReconcilePage, StatusPage, StreamPage,
 };
 pub use passes::Passes;
 
 use crate::control_stream::{self, StreamState, now};
-use crate::datapath::{self, CounterRow, FlowRow, MapUse};
-use crate::endpoint::{self, Manager};
+use crate::datapath::{self, CounterRow, MapUse};
+use crate::endpoint::{self, Manager, Record};
 use crate::fabric::{self, Fabric};
 use crate::policy::world::Policy;
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
@@ -42,6 +45,8 @@ pub struct Observer {
     pub stream: watch::Receiver<control_stream::View>,
     /// The reconcile passes.
     pub passes: watch::Receiver<Passes>,
+    /// Lines of the flow log that could not be written.
+    pub flow_log_lost: Arc<AtomicU64>,
 }
 
 /// Everything at one time.
@@ -55,6 +60,8 @@ pub struct Facts {
     pub passes: Passes,
     /// Where new containers get addresses.
     pub lease: Option<fabric::CellLease>,
+    /// Lines of the flow log that could not be written.
+    pub flow_log_lost: u64,
     /// When this was seen, since the Unix epoch.
     pub now: Duration,
 }
@@ -104,6 +111,12 @@ impl Facts {
                 self.fabric.applied.received
             ));
         }
+        if let Some(first) = self.fabric.skipped.first() {
+            let more = self.fabric.skipped.len() - 1;
+            let more =
+                if more == 0 { String::new() } else { format!(" (and {more} more, see c2c-agent egress)") };
+            warnings.push(format!("an egress rule is skipped: {first}{more}"));
+        }
         if self.stream.behind() > 0 && self.lag() > Duration::from_secs(5) {
             warnings.push(format!(
                 "{} revisions behind for {} s",
@@ -138,6 +151,7 @@ impl Observer {
             stream: self.stream.borrow().clone(),
             passes: self.passes.borrow().clone(),
             lease: self.fabric.cell_lease(),
+            flow_log_lost: self.flow_log_lost.load(Ordering::Relaxed),
             now: now(),
         }
     }
@@ -215,12 +229,30 @@ impl Observer {
         self.fabric.view().policies.into_iter().map(policy_row).collect()
     }
 
-    /// The flow table.
+    /// The flow tables.
     ///
     /// # Errors
-    /// When the map cannot be read.
-    pub fn flows(&self) -> Result<Vec<FlowRow>, datapath::Error> {
-        self.fabric.flows()
+    /// When a map cannot be read.
+    pub fn flows(&self) -> Result<FlowsPage, datapath::Error> {
+        Ok(FlowsPage { flows: self.fabric.flows()?, translations: self.fabric.translations()? })
+    }
+
+    /// What each container may reach outside.
+    #[must_use]
+    pub fn egress(&self) -> Vec<EgressRow> {
+        let names = self.manager.list().into_iter();
+        let mut names: BTreeMap<_, _> =
+            names.map(|record| (record.address, record.attachment.container_id)).collect();
+        let views = self.fabric.egress().into_iter();
+        views.map(|view| egress::row(names.remove(&view.address).unwrap_or_default(), view)).collect()
+    }
+
+    /// The cell's ports that lead into containers, in their order.
+    #[must_use]
+    pub fn ports(&self) -> Vec<PortRow> {
+        let mut rows: Vec<_> = self.manager.list().iter().flat_map(port_rows).collect();
+        rows.sort();
+        rows
     }
 
     /// Counters, and how full every map is.
@@ -249,12 +281,24 @@ fn state(state: endpoint::State) -> &'static str {
     }
 }
 
+fn port_rows(record: &Record) -> impl Iterator<Item = PortRow> {
+    record.ports.iter().map(|mapping| PortRow {
+        host_port: mapping.host_port,
+        protocol: mapping.protocol.map_or("tcp+udp", egress::transport).to_owned(),
+        address: record.address,
+        container_port: mapping.container_port,
+        container_id: record.attachment.container_id.clone(),
+    })
+}
+
 fn policy_page(facts: &Facts) -> PolicyPage {
     PolicyPage {
         known_revision: facts.stream.known_revision.max(facts.fabric.applied.received),
         enforced_revision: facts.fabric.applied.enforced,
         lag_seconds: facts.lag().as_secs(),
         policies: facts.fabric.policies.len() as u64,
+        security_groups: facts.fabric.groups as u64,
+        skipped_rules: facts.fabric.skipped.clone(),
         peers: facts.fabric.peers as u64,
     }
 }
@@ -289,6 +333,7 @@ fn counter_line(row: CounterRow) -> CounterLine {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    use crate::datapath::Swept;
     use crate::fabric::{Applied, CellLease, Report, View};
 
     /// A cell that is 4 revisions behind since 12 s.
@@ -305,6 +350,10 @@ pub(crate) mod tests {
                 endpoints: 3,
                 apps: [("frontend".to_owned(), 1)].into(),
                 policies: Vec::new(),
+                groups: 4,
+                skipped: Vec::new(),
+                mapped_ports: 6,
+                max_connections: 0,
             },
             stream: control_stream::View {
                 stream: StreamState::Live,
@@ -316,6 +365,7 @@ pub(crate) mod tests {
             },
             passes: Passes::default(),
             lease: None,
+            flow_log_lost: 0,
             now: Duration::from_secs(112),
         }
     }
@@ -348,10 +398,19 @@ pub(crate) mod tests {
         facts.fabric.failure = Some("map POLICIES is full".to_owned());
         let failed =
             vec!["writing policies: map POLICIES is full".to_owned(), "attaching to s-1: gone".to_owned()];
-        facts.passes.take(Report { repaired: Vec::new(), failed }, Instant::now());
+        facts.passes.take(Report { repaired: Vec::new(), failed }, Swept::default(), Instant::now());
         let said =
             ["not everything is enforced: map POLICIES is full", "cannot repair: attaching to s-1: gone"];
         assert_eq!(facts.problems(), said);
+    }
+
+    #[test]
+    fn a_rule_that_is_skipped_is_a_warning() {
+        let mut facts =
+            Facts { stream: control_stream::View { behind_since: None, ..facts().stream }, ..ready() };
+        facts.fabric.skipped = vec!["security group dns: bad".to_owned(), "worse".to_owned()];
+        let said = "an egress rule is skipped: security group dns: bad (and 1 more, see c2c-agent egress)";
+        assert_eq!((facts.problems(), facts.warnings()), (Vec::new(), vec![said.to_owned()]));
     }
 
     #[test]

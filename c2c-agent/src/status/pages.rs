@@ -1,6 +1,6 @@
 //! The pages themselves: what travels over the socket as JSON. Field names are an interface; seconds are in the name.
 
-use crate::datapath::MapUse;
+use crate::datapath::{FlowRow, MapUse, TranslationRow};
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 use std::net::Ipv4Addr;
@@ -79,6 +79,10 @@ pub struct PolicyPage {
     pub lag_seconds: u64,
     /// Policies that touch an app of this cell.
     pub policies: u64,
+    /// Security groups that apply to this cell's spaces, or to all.
+    pub security_groups: u64,
+    /// Egress rules that cannot be read, one line each: they are skipped, the others are enforced.
+    pub skipped_rules: Vec<String>,
     /// Other cells.
     pub peers: u64,
 }
@@ -143,6 +147,55 @@ pub struct PolicyRow {
     pub protocol: String,
     /// `7000` or `7000-7010`.
     pub ports: String,
+}
+
+/// The flow tables.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct FlowsPage {
+    /// Between containers.
+    pub flows: Vec<FlowRow>,
+    /// With the outside.
+    pub translations: Vec<TranslationRow>,
+}
+
+/// What a container may reach outside.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct EgressRow {
+    /// Garden's handle; empty when the container has just gone.
+    pub container_id: String,
+    /// Its address.
+    pub address: Ipv4Addr,
+    /// Its space; empty when its runtime names none, and then no security group applies.
+    pub space: String,
+    /// `running`, `staging` or `other`.
+    pub workload: String,
+    /// Whose rules apply: `groups`, `static` (its own, as its runtime brought them) or `none`.
+    pub rules: String,
+    /// Security groups that apply.
+    pub groups: Vec<String>,
+    /// Its set in the map `EGRESS`; 0 when it may reach nothing.
+    pub set: u32,
+    /// What is allowed, one line each, such as `tcp 10.0.0.0/8 80-90`.
+    pub allowed: Vec<String>,
+    /// Networks that are denied whatever is allowed.
+    pub denied: Vec<Ipv4Net>,
+    /// Rules that cannot be read, one line each with the reason.
+    pub skipped: Vec<String>,
+}
+
+/// A port of the cell that leads into a container.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct PortRow {
+    /// The cell's port.
+    pub host_port: u16,
+    /// `tcp`, `udp` or `tcp+udp`.
+    pub protocol: String,
+    /// The container's address.
+    pub address: Ipv4Addr,
+    /// The container's port.
+    pub container_port: u16,
+    /// Garden's handle.
+    pub container_id: String,
 }
 
 /// A counter that is not zero.

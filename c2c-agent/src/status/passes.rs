@@ -1,6 +1,7 @@
 //! What the reconcile passes have done since the agent started.
 
 use super::ReconcilePage;
+use crate::datapath::Swept;
 use crate::fabric::Report;
 use std::time::{Duration, Instant};
 
@@ -17,12 +18,15 @@ pub struct Passes {
     pub last_repaired: Vec<String>,
     /// What the last pass could not put back.
     pub failed: Vec<String>,
+    /// What the last sweep of the flows with the outside found.
+    pub swept: Swept,
     ended: Option<Instant>,
 }
 
 impl Passes {
-    /// Takes in what a pass did that ended at `now`.
-    pub fn take(&mut self, report: Report, now: Instant) {
+    /// Takes in what a pass did that ended at `now`, and what its sweep found.
+    pub fn take(&mut self, report: Report, swept: Swept, now: Instant) {
+        self.swept = swept;
         self.count += 1;
         self.repaired_total += report.repaired.len() as u64;
         self.failed_total += report.failed.len() as u64;

@@ -1,9 +1,9 @@
 //! What each command asks of the agent, and how the answer is worded.
 
-use super::{Plugin, refusal, unreachable};
-use c2c_proto::agent_api::{Attachment, PendingDel, Request, code};
+use super::{Plugin, added, parsed, refusal, unreachable};
+use c2c_proto::agent_api::{Added, Attachment, PendingDel, Request, code};
 use c2c_proto::agent_socket::CallError;
-use serde_json::json;
+use serde_json::{Value, json};
 use std::time::Duration;
 
 #[test]
@@ -38,6 +38,29 @@ fn the_configured_dns_is_passed_on() {
     let dns = json!({"nameservers": ["169.254.0.2"], "search": ["apps.internal"]});
     let result = Plugin::new("ADD").conf("dns", dns.clone()).succeeds();
     assert_eq!(result["dns"], dns);
+}
+
+#[test]
+fn the_agents_dns_is_passed_on_and_what_is_absent_stays_absent() {
+    let list = |items: &[&str]| Some(items.iter().map(|item| (*item).to_owned()).collect::<Vec<_>>());
+    let servers = || list(&["169.254.0.2"]);
+    let rows = [
+        (None, None, json!({}), Value::Null),
+        (servers(), None, json!({}), json!({"nameservers": ["169.254.0.2"]})),
+        (None, list(&["a", "b"]), json!({}), json!({"search": ["a", "b"]})),
+        (list(&[]), list(&[]), json!({}), json!({"nameservers": [], "search": []})),
+        (
+            servers(),
+            list(&["a"]),
+            json!({"nameservers": ["192.0.2.53"]}),
+            json!({"nameservers": ["192.0.2.53"], "search": ["a"]}),
+        ),
+    ];
+    for (dns_servers, search_domains, conf, expected) in rows {
+        let answer = Added { dns_servers, search_domains, ..added() };
+        let asked = Plugin::new("ADD").conf("dns", conf).agent(|_| Ok(json!(answer))).outcome();
+        assert_eq!(parsed(&asked.outcome).get("dns").cloned().unwrap_or_default(), expected);
+    }
 }
 
 #[test]
@@ -160,10 +183,53 @@ fn without_the_agent_add_fails_and_status_says_unavailable() {
 }
 
 #[test]
-fn an_answer_that_is_no_result_is_one_error() {
-    Plugin::new("ADD")
-        .agent(|_| Ok(json!({"hello": 1})))
-        .fails_with(code::NO_AGENT, "answer to ADD cannot be read");
+fn an_add_without_an_answer_to_use_is_undone() {
+    let broken =
+        || CallError::Broken { socket: "/x".into(), source: std::io::ErrorKind::UnexpectedEof.into() };
+    let late = || CallError::Deadline { socket: "/x".into(), timeout: Duration::from_secs(1) };
+    type Answer<'a> = &'a dyn Fn() -> Result<Value, CallError>;
+    let rows: [(Answer<'_>, &str); 3] = [
+        (&|| Ok(json!({"hello": 1})), "answer to ADD cannot be read"),
+        (&|| Err(broken()), "ended before an answer came"),
+        (&|| Err(late()), "did not answer within 1 s"),
+    ];
+    let is_add = |request: &Request| matches!(request, Request::Add(_));
+    for (answer, expected) in rows {
+        let dir = tempfile::tempdir().unwrap();
+        let add = || Plugin::new("ADD").conf("pendingDir", json!(dir.path()));
+        let undone = |request: &Request| if is_add(request) { answer() } else { Ok(Value::Null) };
+        let asked = add().agent(undone).outcome();
+        asked.fails_with(code::NO_AGENT, expected);
+        assert_eq!(asked.later, [json!({"request": "del", "container_id": "handle", "ifname": "eth0"})]);
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "the agent did it");
+        let away = |request: &Request| if is_add(request) { answer() } else { Err(unreachable()) };
+        let document = add().agent(away).fails_with(code::NO_AGENT, expected);
+        assert!(document["msg"].as_str().unwrap().contains("the DEL is left for it in"), "{document}");
+        assert!(dir.path().join("handle@eth0.json").exists());
+    }
+}
+
+#[test]
+fn an_add_that_was_refused_is_not_undone() {
+    for code in [code::EXISTS, code::NO_PORT, code::TRY_AGAIN] {
+        let asked = Plugin::new("ADD").agent(|_| Err(refusal(code))).outcome();
+        assert_eq!(
+            (asked.fails_with(code, "because")["code"].as_u64(), asked.later.len()),
+            (Some(code.into()), 0)
+        );
+    }
+    let asked = Plugin::new("ADD").agent(|_| Err(unreachable())).outcome();
+    assert_eq!(asked.later.len(), 0, "nobody was asked");
+}
+
+#[test]
+fn a_previous_result_that_ours_cannot_be_added_to_is_refused_before_anything_is_made() {
+    for key in ["interfaces", "ips", "routes"] {
+        let plugin = Plugin::new("ADD").conf("prevResult", json!({key: {}}));
+        let asked = plugin.outcome();
+        asked.fails_with(6, &format!("prevResult.{key} is {{}}, expected a list"));
+        assert_eq!(asked.request, None);
+    }
 }
 
 #[test]

@@ -3,6 +3,7 @@
 
 mod actions;
 mod input;
+mod wishes;
 
 use crate::{Agent, Outcome, run};
 use c2c_proto::agent_api::{Added, ApiError, Interface, Request};
@@ -32,16 +33,18 @@ struct Plugin {
 
 /// What came of a call.
 #[derive(Debug)]
-struct Asked {
-    outcome: Outcome,
-    request: Option<Value>,
-    socket: Option<PathBuf>,
-    timeout: Option<Duration>,
-    netns: Option<u64>,
+pub(crate) struct Asked {
+    pub(crate) outcome: Outcome,
+    pub(crate) request: Option<Value>,
+    /// What was asked after that.
+    pub(crate) later: Vec<Value>,
+    pub(crate) socket: Option<PathBuf>,
+    pub(crate) timeout: Option<Duration>,
+    pub(crate) netns: Option<u64>,
 }
 
 /// What the agent made.
-fn added() -> Added {
+pub(crate) fn added() -> Added {
     let interface = |name: &str, mac: &str| Interface { name: name.to_owned(), mac: mac.to_owned() };
     Added {
         host: interface("s-010255001002", "aa:aa:0a:ff:01:02"),
@@ -49,6 +52,10 @@ fn added() -> Added {
         address: "10.255.1.2".parse().unwrap(),
         gateway: "169.254.0.1".parse().unwrap(),
         mtu: 1450,
+        cell_address: "192.0.2.7".parse().unwrap(),
+        ports: Vec::new(),
+        dns_servers: None,
+        search_domains: None,
     }
 }
 
@@ -120,11 +127,10 @@ impl Plugin {
 
     fn ask(&self, replies: &dyn Fn(&Request) -> Result<Value, CallError>) -> Asked {
         let stdin = self.stdin.clone().unwrap_or_else(|| Value::from(self.conf.clone()).to_string());
-        let fake = Fake { replies, seen: RefCell::default() };
+        let fake = Fake::new(replies);
         let environment = |name: &str| self.environment.get(name).cloned();
         let outcome = run(&environment, Box::new(Cursor::new(stdin.into_bytes())), &fake);
-        let seen = fake.seen.into_inner();
-        Asked { outcome, request: seen.0, socket: seen.1, timeout: seen.2, netns: seen.3 }
+        fake.asked(outcome)
     }
 
     /// Fails with this code and these words, in one document, and returns it.
@@ -190,23 +196,39 @@ impl Asked {
 }
 
 /// The agent answers, and refuses.
-fn refusal(code: u32) -> CallError {
+pub(crate) fn refusal(code: u32) -> CallError {
     CallError::Refused(ApiError { code, msg: "because".to_owned(), details: "of that".to_owned() })
 }
 
 /// The agent is not there.
-fn unreachable() -> CallError {
+pub(crate) fn unreachable() -> CallError {
     CallError::Unreachable {
         socket: "/run/c2c/agent.sock".into(),
         source: std::io::ErrorKind::NotFound.into(),
     }
 }
 
-type Seen = (Option<Value>, Option<PathBuf>, Option<Duration>, Option<u64>);
+/// One request: what, where, how long, with which namespace.
+type Seen = (Value, PathBuf, Duration, Option<u64>);
 
-struct Fake<'a> {
+pub(crate) struct Fake<'a> {
     replies: &'a dyn Fn(&Request) -> Result<Value, CallError>,
-    seen: RefCell<Seen>,
+    seen: RefCell<Vec<Seen>>,
+}
+
+impl<'a> Fake<'a> {
+    pub(crate) fn new(replies: &'a dyn Fn(&Request) -> Result<Value, CallError>) -> Self {
+        Self { replies, seen: RefCell::default() }
+    }
+
+    pub(crate) fn asked(self, outcome: Outcome) -> Asked {
+        let mut seen = self.seen.into_inner().into_iter();
+        let (request, socket, timeout, netns) = seen
+            .next()
+            .map_or((None, None, None, None), |first| (Some(first.0), Some(first.1), Some(first.2), first.3));
+        let later = seen.map(|(request, ..)| request).collect();
+        Asked { outcome, request, later, socket, timeout, netns }
+    }
 }
 
 impl Agent for Fake<'_> {
@@ -219,8 +241,7 @@ impl Agent for Fake<'_> {
     ) -> Result<Value, CallError> {
         let inode =
             netns.map(|fd| std::fs::metadata(format!("/proc/self/fd/{}", fd.as_raw_fd())).unwrap().ino());
-        let seen = (Some(json!(request)), Some(socket.to_owned()), Some(timeout), inode);
-        assert!(self.seen.replace(seen).0.is_none(), "the agent is asked once");
+        self.seen.borrow_mut().push((json!(request), socket.to_owned(), timeout, inode));
         (self.replies)(request)
     }
 }

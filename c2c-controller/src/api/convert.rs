@@ -1,15 +1,19 @@
 //! The door between messages and domain types. What comes in is checked here, with the message's field names; nothing
 //! generated goes further in.
 
-use crate::domain::{AppId, CellName, Change, Invalid, Lease, LeaseRefusal, Refusal, Revision, TaggedPolicy};
+use crate::domain::{
+    AppId, CellName, Change, GroupName, GroupRules, Invalid, Lease, LeaseRefusal, Reach, Refusal, Revision,
+    SecurityGroup, SpaceId, TaggedPolicy, Workload,
+};
+use crate::watch::{GroupNews, Hosted, Moves};
 use c2c_proto::v1;
+use c2c_proto::v1::change::Change as To;
 use c2c_proto::v1::lease_refused::Reason;
 use ipnet::Ipv4Net;
-use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
 /// The version of the protocol in `fabric.proto`.
-const PROTOCOL: u32 = 1;
+const PROTOCOL: u32 = 2;
 
 /// What an agent says of itself when it opens its stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,7 +21,7 @@ pub(super) struct Hello {
     pub(super) cell: CellName,
     pub(super) underlay: Ipv4Addr,
     pub(super) held: Option<Ipv4Net>,
-    pub(super) apps: BTreeSet<AppId>,
+    pub(super) hosted: Hosted,
     /// The store and revision of the world that it has; nothing when it has none.
     pub(super) has: Option<(String, Revision)>,
 }
@@ -31,7 +35,7 @@ impl TryFrom<v1::Hello> for Hello {
             return Err(Invalid {
                 field: "protocol",
                 problem,
-                expected: "version 1; upgrade the older side",
+                expected: "version 2; upgrade the older side",
             });
         }
         let has = (!hello.store_id.is_empty() && hello.resume_revision != 0)
@@ -40,15 +44,30 @@ impl TryFrom<v1::Hello> for Hello {
             cell: CellName::parse("cell", &hello.cell)?,
             underlay: address("underlay_address", &hello.underlay_address)?,
             held: hello.held.map(|lease| block("held.overlay_block", &lease.overlay_block)).transpose()?,
-            apps: apps("apps", &hello.apps)?,
+            hosted: hosted(["apps", "spaces"], [&hello.apps, &hello.spaces])?,
             has,
         })
     }
 }
 
-/// App names of a message.
-pub(super) fn apps(field: &'static str, names: &[String]) -> Result<BTreeSet<AppId>, Invalid> {
-    names.iter().map(|name| AppId::parse(field, name)).collect()
+/// What came and left by a message.
+pub(super) fn moves(changed: &v1::AppsChanged) -> Result<Moves, Invalid> {
+    Ok(Moves {
+        removed: hosted(["removed", "spaces_removed"], [&changed.removed, &changed.spaces_removed])?,
+        added: hosted(["added", "spaces_added"], [&changed.added, &changed.spaces_added])?,
+    })
+}
+
+/// Apps and spaces by their names.
+fn hosted([app, space]: [&'static str; 2], [apps, spaces]: [&[String]; 2]) -> Result<Hosted, Invalid> {
+    let apps: Result<_, _> = apps.iter().map(|name| AppId::parse(app, name)).collect();
+    let spaces: Result<_, _> = spaces.iter().map(|name| SpaceId::parse(space, name)).collect();
+    Ok(Hosted { apps: apps?, spaces: spaces? })
+}
+
+/// The rules of a request.
+pub(super) fn rules(rules: Vec<v1::SecurityRule>) -> Result<GroupRules, Invalid> {
+    GroupRules::parse("rules", rules.into_iter().map(Into::into).collect())
 }
 
 fn address(field: &'static str, text: &str) -> Result<Ipv4Addr, Invalid> {
@@ -87,15 +106,45 @@ pub(super) fn policy(tagged: &TaggedPolicy) -> v1::Policy {
     }
 }
 
-/// Nothing for a change that agents need not know.
+pub(super) fn group(group: &SecurityGroup) -> v1::SecurityGroup {
+    let reaches = |workload| group.reaches.iter().filter(move |reach| reach.workload == workload);
+    let default = |workload| reaches(workload).any(|reach| reach.space.is_none());
+    let spaces = |workload| {
+        let spaces = reaches(workload).filter_map(|reach: &Reach| reach.space.as_ref());
+        spaces.map(|space| space.as_str().to_owned()).collect()
+    };
+    v1::SecurityGroup {
+        name: group.name.as_str().to_owned(),
+        rules: group.rules.as_slice().iter().cloned().map(Into::into).collect(),
+        running_default: default(Workload::Running),
+        staging_default: default(Workload::Staging),
+        running_spaces: spaces(Workload::Running),
+        staging_spaces: spaces(Workload::Staging),
+    }
+}
+
+pub(super) fn group_news(news: &GroupNews<'_>) -> v1::Change {
+    let removed = |name: &GroupName| name.as_str().to_owned();
+    let change = match news {
+        GroupNews::Put(put) => To::GroupPut(group(put)),
+        GroupNews::Removed(name) => To::GroupRemoved(removed(name)),
+    };
+    v1::Change { change: Some(change) }
+}
+
+/// Nothing for a change that agents need not know, or that they are told of by [`group_news`].
 pub(super) fn change(change: &Change) -> Option<v1::Change> {
-    use v1::change::Change as To;
     let change = match change {
         Change::LeasePut(put) => To::LeasePut(lease(put)),
         Change::LeaseRemoved(removed) => To::LeaseRemoved(lease(removed)),
         Change::PolicyPut(put) => To::PolicyPut(policy(put)),
         Change::PolicyRemoved(removed) => To::PolicyRemoved(policy(removed)),
-        Change::TagFreed(_) => return None,
+        Change::TagFreed(_)
+        | Change::GroupSet { .. }
+        | Change::GroupRulesChanged(_)
+        | Change::GroupBound(_)
+        | Change::GroupUnbound(_)
+        | Change::GroupRemoved(_) => return None,
     };
     Some(v1::Change { change: Some(change) })
 }
@@ -111,7 +160,7 @@ pub(super) fn lease_refused(refusal: &Refusal) -> v1::LeaseRefused {
             | LeaseRefusal::OutsidePool { .. }
             | LeaseRefusal::NameInUse { .. },
         ) => Reason::Contradiction,
-        Refusal::TagsExhausted | Refusal::UnknownCell(_) => Reason::Invalid,
+        Refusal::TagsExhausted | Refusal::UnknownCell(_) | Refusal::UnknownGroup(_) => Reason::Invalid,
     };
     refused(reason, refusal.to_string())
 }

@@ -148,14 +148,9 @@ fn sentence(policy: &Policy, reply: &v1::AccessReply, [done, already]: [&str; 2]
         true => format!("{policy} {done} at revision {}", reply.revision),
         false => format!("{policy} {already}; nothing changed at revision {}", reply.revision),
     };
-    let milliseconds = reply.elapsed_microseconds.div_ceil(1000);
-    match (reply.cells_enforcing, reply.cells_concerned) {
-        (0, 0) => format!("{what}; no connected cell hosts either app"),
-        (enforcing, concerned) => {
-            let cells = if concerned == 1 { "cell" } else { "cells" };
-            format!("{what}; enforced by {enforcing} of {concerned} {cells} in {milliseconds} ms")
-        }
-    }
+    let cells = [reply.cells_enforcing, reply.cells_concerned];
+    let nobody = "no connected cell hosts either app";
+    format!("{what}; {}", output::enforcement(cells, reply.elapsed_microseconds, nobody))
 }
 
 fn human_list(listed: &Listed) -> String {

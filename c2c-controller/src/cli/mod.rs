@@ -4,6 +4,7 @@
 
 mod access;
 mod client;
+mod groups;
 mod leases;
 mod output;
 mod pki;
@@ -16,7 +17,7 @@ use std::fmt;
 use std::io::IsTerminal;
 use std::process::ExitCode;
 
-/// Leases overlay blocks to cells, owns policies and tags, and streams every change to the agents.
+/// Leases overlay blocks to cells, owns policies, tags and security groups, and streams every change to the agents.
 #[derive(Debug, Parser)]
 #[command(name = "c2c-controller", version, after_help = EXAMPLES, max_term_width = 100)]
 struct Cli {
@@ -36,6 +37,8 @@ Examples:
   export C2C_CA=pki/ca.crt C2C_CERTIFICATE=pki/admin.crt C2C_KEY=pki/admin.key
   c2c-controller allow-access frontend backend --port 7000 --protocol tcp
   c2c-controller list-access
+  c2c-controller security-groups set web web.json
+  c2c-controller security-groups bind web --default
   c2c-controller leases
 
 Exit codes: 0 done, 1 refused, 2 wrong usage, 3 controller not reachable";
@@ -50,6 +53,8 @@ enum Command {
     RemoveAccess(access::ChangeArgs),
     /// Show who may reach whom
     ListAccess(access::ListArgs),
+    /// Say what containers may reach outside the overlay network
+    SecurityGroups(groups::GroupsArgs),
     /// Show which cell holds which block of the overlay network
     Leases(leases::LeasesArgs),
     /// Take a cell's lease away, for a cell that is gone for good
@@ -131,6 +136,7 @@ fn execute(command: Command) -> Result<(), Failure> {
         Command::AllowAccess(args) => access::allow(&args),
         Command::RemoveAccess(args) => access::remove(&args),
         Command::ListAccess(args) => access::list(&args),
+        Command::SecurityGroups(args) => groups::run(&args),
         Command::Leases(args) => leases::list(&args),
         Command::Evict(args) => leases::evict(&args),
         Command::Pki(args) => pki::run(&args),

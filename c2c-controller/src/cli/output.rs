@@ -54,6 +54,27 @@ pub(super) fn duration(seconds: u64) -> String {
     unit.map_or_else(|| format!("{seconds} s"), |(length, name)| format!("{} {name}", seconds / length))
 }
 
+/// How many cells enforce a change, of those that it concerns; `nobody` says why none is concerned.
+pub(super) fn enforcement(cells: [u32; 2], elapsed_microseconds: u64, nobody: &str) -> String {
+    let [enforcing, concerned] = cells;
+    let milliseconds = elapsed_microseconds.div_ceil(1000);
+    match concerned {
+        0 => nobody.to_owned(),
+        1 => format!("enforced by {enforcing} of 1 cell in {milliseconds} ms"),
+        _ => format!("enforced by {enforcing} of {concerned} cells in {milliseconds} ms"),
+    }
+}
+
+/// A text that somebody else wrote, on one line: what steers a terminal is spelled out, and what is too long is cut.
+pub(super) fn shown(text: &str, longest: usize) -> String {
+    let spelled = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
+    let mut shown: String = text.chars().take(longest).map(spelled).collect();
+    if text.chars().count() > longest {
+        shown.push('…');
+    }
+    shown
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -72,6 +93,21 @@ mod tests {
             "error: the following required arguments were not provided:\n  --port <PORT>\n\nUsage: c2c";
         let line = "the following required arguments were not provided: --port <PORT> (see --help)";
         assert_eq!(first_paragraph(text), line);
+    }
+
+    #[test]
+    fn texts_of_others_stay_on_their_line() {
+        assert_eq!(shown("a\nb\u{1b}[2J é", 20), "a\\nb\\u{1b}[2J é");
+        assert_eq!(shown("éééé", 4), "éééé");
+        assert_eq!(shown("ééééé", 4), "éééé…");
+    }
+
+    #[test]
+    fn enforcement_counts_cells() {
+        let said = |cells| enforcement(cells, 1_500, "nobody");
+        assert_eq!(said([0, 0]), "nobody");
+        assert_eq!(said([1, 1]), "enforced by 1 of 1 cell in 2 ms");
+        assert_eq!(said([1, 2]), "enforced by 1 of 2 cells in 2 ms");
     }
 
     #[test]

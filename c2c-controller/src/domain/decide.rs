@@ -1,7 +1,10 @@
 //! What a command changes. Silk's lease rules, with what its controller does not check: a lease that is not known is
 //! taken over only if it is a block of the pool and nobody else's.
 
-use super::{AppId, CellName, Change, Lease, Policy, Pool, State, Tag, TagFreed, TaggedPolicy, Timestamp};
+use super::{
+    AppId, Binding, CellName, Change, GroupName, GroupRules, Lease, Policy, Pool, State, Tag, TagFreed,
+    TaggedPolicy, Timestamp,
+};
 use ipnet::Ipv4Net;
 use std::net::Ipv4Addr;
 
@@ -38,6 +41,19 @@ pub enum Command {
     Allow(Policy),
     /// Access is not allowed any more.
     Remove(Policy),
+    /// A security group shall have these rules.
+    SetGroup {
+        /// Which; made when there is none, and then bound to nothing.
+        name: GroupName,
+        /// What it allows.
+        rules: GroupRules,
+    },
+    /// A security group shall apply there.
+    Bind(Binding),
+    /// A security group shall not apply there any more.
+    Unbind(Binding),
+    /// A security group shall be no more, nor any binding of it.
+    DeleteGroup(GroupName),
 }
 
 /// A cell's request for a lease.
@@ -70,6 +86,9 @@ pub enum Refusal {
     /// There is no such cell.
     #[error("cell: no lease is held by {0:?}; expected a cell's name or underlay address, see `leases`")]
     UnknownCell(String),
+    /// There is no such security group.
+    #[error("name: there is no security group {0}; expected one of `security-groups list`")]
+    UnknownGroup(GroupName),
 }
 
 /// Why a cell gets no lease.
@@ -143,6 +162,10 @@ pub fn decide(
         Command::Evict { cell } => evict(state, cell),
         Command::Allow(policy) => allow(state, now, policy),
         Command::Remove(policy) => Ok(remove(state, now, policy)),
+        Command::SetGroup { name, rules } => Ok(set_group(state, name, rules)),
+        Command::Bind(binding) => bind(state, binding),
+        Command::Unbind(binding) => unbind(state, binding),
+        Command::DeleteGroup(name) => delete_group(state, name),
     }
 }
 
@@ -270,4 +293,37 @@ fn remove(state: &State, now: Timestamp, policy: &Policy) -> Vec<Change> {
     let destination_freed =
         if source == destination { None } else { freed(destination, removed.destination_tag) };
     [Some(Change::PolicyRemoved(removed)), source_freed, destination_freed].into_iter().flatten().collect()
+}
+
+fn set_group(state: &State, name: &GroupName, rules: &GroupRules) -> Vec<Change> {
+    if state.groups.rules(name) == Some(rules) {
+        return Vec::new();
+    }
+    vec![Change::GroupSet { name: name.clone(), rules: rules.clone() }]
+}
+
+fn bind(state: &State, binding: &Binding) -> Result<Vec<Change>, Refusal> {
+    known(state, &binding.group)?;
+    let change = (!state.groups.is_bound(binding)).then(|| Change::GroupBound(binding.clone()));
+    Ok(change.into_iter().collect())
+}
+
+fn unbind(state: &State, binding: &Binding) -> Result<Vec<Change>, Refusal> {
+    known(state, &binding.group)?;
+    let change = state.groups.is_bound(binding).then(|| Change::GroupUnbound(binding.clone()));
+    Ok(change.into_iter().collect())
+}
+
+fn delete_group(state: &State, name: &GroupName) -> Result<Vec<Change>, Refusal> {
+    known(state, name)?;
+    let reaches = state.groups.reaches(name).cloned();
+    let unbound = reaches.map(|reach| Change::GroupUnbound(Binding { group: name.clone(), reach }));
+    Ok(unbound.chain([Change::GroupRemoved(name.clone())]).collect())
+}
+
+fn known(state: &State, name: &GroupName) -> Result<(), Refusal> {
+    match state.groups.rules(name) {
+        Some(_) => Ok(()),
+        None => Err(Refusal::UnknownGroup(name.clone())),
+    }
 }

@@ -1,9 +1,10 @@
-//! What the controller decides, as pure functions: leases, tags, policies, revisions.
+//! What the controller decides, as pure functions: leases, tags, policies, security groups, revisions.
 //!
 //! A [`State`] and a [`Command`] give the [`Change`]s to make, or a [`Refusal`]; applying a [`Commit`] of changes gives
 //! the next state. No clock, randomness, store, network or runtime is used here: time and random numbers are arguments.
 
 mod decide;
+mod group;
 mod lease;
 mod name;
 mod policy;
@@ -15,12 +16,13 @@ mod tag;
 mod tests;
 
 pub use decide::{Acquire, Command, LeaseRefusal, Refusal, Rules, decide};
+pub use group::{Binding, GroupRules, Reach, SecurityGroup, Workload};
 pub use lease::{Lease, Timestamp};
-pub use name::{AppId, CellName};
+pub use name::{AppId, CellName, GroupName, SpaceId};
 pub use policy::{Policy, Ports, Protocol, TaggedPolicy};
 pub use pool::{Pool, PoolError};
 pub use revision::{Change, Commit, Revision};
-pub use state::{Inconsistent, State};
+pub use state::{Inconsistent, Parts, State};
 pub use tag::{QUARANTINE_SECONDS, Tag, TagFreed};
 
 /// A value that cannot be right, as one line: the field, what it was, what was expected.

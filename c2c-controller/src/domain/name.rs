@@ -1,4 +1,4 @@
-//! Names that come from outside: apps and cells. A value of these types is legal by construction.
+//! Names that come from outside: apps, spaces, security groups and cells. A value of these types is legal by construction.
 
 use super::Invalid;
 use std::fmt;
@@ -7,46 +7,70 @@ use std::sync::Arc;
 /// Cloud Foundry's GUIDs have 36 characters; longer names leave room for those who use others.
 const MAX_LENGTH: usize = 255;
 
-/// An app's GUID, or whatever the platform calls it: 1 to 255 characters of `A-Z a-z 0-9 _ . -`. Cheap to clone.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct AppId(Arc<str>);
+macro_rules! name {
+    ($(#[$doc:meta])* $name:ident, $punctuation:literal, $expected:literal) => {
+        $(#[$doc])*
+        #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $name(Arc<str>);
 
-impl AppId {
-    /// Checks a name; `field` is what an error calls it.
-    ///
-    /// # Errors
-    /// When it is empty, too long or holds another character.
-    pub fn parse(field: &'static str, name: &str) -> Result<Self, Invalid> {
-        check(field, name, "_.-", "1 to 255 characters of A-Z a-z 0-9 _ . -").map(Self)
-    }
+        impl $name {
+            /// Checks a name; `field` is what an error calls it.
+            ///
+            /// # Errors
+            /// When it is empty, too long or holds another character.
+            pub fn parse(field: &'static str, name: &str) -> Result<Self, Invalid> {
+                check(field, name, $punctuation, $expected).map(Self)
+            }
 
-    /// The name itself.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
+            /// The name itself.
+            #[must_use]
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.pad(&self.0)
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.fmt(f)
+            }
+        }
+    };
 }
 
-/// A cell's name, unique in the foundation: 1 to 255 characters of `A-Z a-z 0-9 _ . - /`, so that BOSH's
-/// `diego-cell/GUID` is one. Cheap to clone.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct CellName(Arc<str>);
+name!(
+    /// An app's GUID, or whatever the platform calls it: 1 to 255 characters of `A-Z a-z 0-9 _ . -`. Cheap to clone.
+    AppId,
+    "_.-",
+    "1 to 255 characters of A-Z a-z 0-9 _ . -"
+);
 
-impl CellName {
-    /// Checks a name; `field` is what an error calls it.
-    ///
-    /// # Errors
-    /// When it is empty, too long or holds another character.
-    pub fn parse(field: &'static str, name: &str) -> Result<Self, Invalid> {
-        check(field, name, "_.-/", "1 to 255 characters of A-Z a-z 0-9 _ . - /").map(Self)
-    }
+name!(
+    /// A space's GUID, with the characters of an app's. Cheap to clone.
+    SpaceId,
+    "_.-",
+    "1 to 255 characters of A-Z a-z 0-9 _ . -"
+);
 
-    /// The name itself.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
+name!(
+    /// A security group's name, or its GUID, with the characters of an app's. Cheap to clone.
+    GroupName,
+    "_.-",
+    "1 to 255 characters of A-Z a-z 0-9 _ . -"
+);
+
+name!(
+    /// A cell's name, unique in the foundation: 1 to 255 characters of `A-Z a-z 0-9 _ . - /`, so that BOSH's
+    /// `diego-cell/GUID` is one. Cheap to clone.
+    CellName,
+    "_.-/",
+    "1 to 255 characters of A-Z a-z 0-9 _ . - /"
+);
 
 fn check(
     field: &'static str,
@@ -66,25 +90,6 @@ fn check(
     };
     Err(Invalid { field, problem, expected })
 }
-
-macro_rules! shown_as_text {
-    ($name:ident) => {
-        impl fmt::Display for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.pad(&self.0)
-            }
-        }
-
-        impl fmt::Debug for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                self.0.fmt(f)
-            }
-        }
-    };
-}
-
-shown_as_text!(AppId);
-shown_as_text!(CellName);
 
 #[cfg(test)]
 mod tests {

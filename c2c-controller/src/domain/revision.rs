@@ -1,6 +1,6 @@
 //! The controller's only clock, and what happens at each of its ticks.
 
-use super::{Lease, TagFreed, TaggedPolicy};
+use super::{Binding, GroupName, GroupRules, Lease, TagFreed, TaggedPolicy};
 use std::fmt;
 
 /// Counts the store's commits: 0 is the empty store, and every commit has the next number.
@@ -45,6 +45,27 @@ pub struct Commit {
     pub changes: Vec<Change>,
 }
 
+impl Commit {
+    /// The commit as it is kept for watchers and told to them. The rules of security groups are left out, or some
+    /// thousand of these would be gigabytes: who is concerned takes the rules from the state.
+    #[must_use]
+    pub fn told(&self) -> Self {
+        let told = |change: &Change| match change {
+            Change::GroupSet { name, .. } => Change::GroupRulesChanged(name.clone()),
+            Change::LeasePut(_)
+            | Change::LeaseRemoved(_)
+            | Change::PolicyPut(_)
+            | Change::PolicyRemoved(_)
+            | Change::TagFreed(_)
+            | Change::GroupRulesChanged(_)
+            | Change::GroupBound(_)
+            | Change::GroupUnbound(_)
+            | Change::GroupRemoved(_) => change.clone(),
+        };
+        Self { revision: self.revision, changes: self.changes.iter().map(told).collect() }
+    }
+}
+
 /// One thing that became different.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
@@ -58,4 +79,37 @@ pub enum Change {
     PolicyRemoved(TaggedPolicy),
     /// No policy names the tag's app any more. Agents need not know; the store must.
     TagFreed(TagFreed),
+    /// A security group has these rules; its bindings stay.
+    GroupSet {
+        /// Which; new when there was none.
+        name: GroupName,
+        /// What it allows.
+        rules: GroupRules,
+    },
+    /// A security group has other rules: what [`Commit::told`] makes of `GroupSet`.
+    GroupRulesChanged(GroupName),
+    /// A security group applies there too.
+    GroupBound(Binding),
+    /// A security group does not apply there any more.
+    GroupUnbound(Binding),
+    /// There is no such security group any more. Its bindings were removed before, in the same commit.
+    GroupRemoved(GroupName),
+}
+
+impl Change {
+    /// The security group that it is about, if it is about one.
+    #[must_use]
+    pub fn group(&self) -> Option<&GroupName> {
+        match self {
+            Self::GroupSet { name, .. } | Self::GroupRulesChanged(name) | Self::GroupRemoved(name) => {
+                Some(name)
+            }
+            Self::GroupBound(binding) | Self::GroupUnbound(binding) => Some(&binding.group),
+            Self::LeasePut(_)
+            | Self::LeaseRemoved(_)
+            | Self::PolicyPut(_)
+            | Self::PolicyRemoved(_)
+            | Self::TagFreed(_) => None,
+        }
+    }
 }

@@ -1,14 +1,16 @@
 //! Everything the controller knows, at one revision.
 
+use super::group::Groups;
 use super::tag::Tags;
 use super::{
-    AppId, CellName, Change, Commit, Lease, Policy, Revision, Tag, TagFreed, TaggedPolicy, Timestamp,
+    AppId, Binding, CellName, Change, Commit, GroupName, GroupRules, Lease, Policy, Revision, SecurityGroup,
+    SpaceId, Tag, TagFreed, TaggedPolicy, Timestamp,
 };
 use ipnet::Ipv4Net;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
-/// The leases, policies and tags of a foundation. Changed by [`State::apply`] alone.
+/// The leases, policies, tags and security groups of a foundation. Changed by [`State::apply`] alone.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct State {
     revision: Revision,
@@ -20,6 +22,24 @@ pub struct State {
     /// The policies that name an app on either side.
     by_app: BTreeMap<AppId, BTreeSet<Policy>>,
     pub(super) tags: Tags,
+    pub(super) groups: Groups,
+}
+
+/// What a state is made of, as it is stored.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Parts {
+    /// The last commit's.
+    pub revision: Revision,
+    /// All leases.
+    pub leases: Vec<Lease>,
+    /// All policies.
+    pub policies: Vec<TaggedPolicy>,
+    /// The tags that are nobody's.
+    pub freed: Vec<TagFreed>,
+    /// All security groups, without their bindings.
+    pub groups: Vec<(GroupName, GroupRules)>,
+    /// Their bindings.
+    pub bindings: Vec<Binding>,
 }
 
 /// A stored state that no sequence of commands could have made.
@@ -31,31 +51,36 @@ pub enum Inconsistent {
     /// An app has two tags, or a tag two apps.
     #[error("policy {0} gives tag {1} to an app, which does not agree with the other policies")]
     Tag(Box<Policy>, Tag),
+    /// A binding of no group.
+    #[error("security group {} is bound to {} and does not exist", .0.group, .0.reach)]
+    Unbound(Box<Binding>),
 }
 
 impl State {
     /// A state as it was stored, if it can be one.
     ///
     /// # Errors
-    /// When leases overlap or tags contradict each other: then the store is damaged.
-    pub fn restore(
-        revision: Revision,
-        leases: impl IntoIterator<Item = Lease>,
-        policies: impl IntoIterator<Item = TaggedPolicy>,
-        freed: impl IntoIterator<Item = TagFreed>,
-    ) -> Result<Self, Inconsistent> {
-        let mut state = Self { revision, ..Self::default() };
-        for lease in leases {
+    /// When leases overlap, tags contradict each other or a bound group is not there: then the store is damaged.
+    pub fn restore(parts: Parts) -> Result<Self, Inconsistent> {
+        let mut state = Self { revision: parts.revision, ..Self::default() };
+        for lease in parts.leases {
             if let Some(other) = state.clash(&lease) {
                 return Err(Inconsistent::Overlap(Box::new(lease), Box::new(other.clone())));
             }
             state.put_lease(lease);
         }
-        for policy in policies {
+        for policy in parts.policies {
             state.check_tags(&policy)?;
             state.put_policy(&policy);
         }
-        freed.into_iter().for_each(|freed| state.tags.quarantine(freed));
+        parts.freed.into_iter().for_each(|freed| state.tags.quarantine(freed));
+        parts.groups.iter().for_each(|(name, rules)| state.groups.set(name, rules));
+        for binding in parts.bindings {
+            if state.groups.rules(&binding.group).is_none() {
+                return Err(Inconsistent::Unbound(Box::new(binding)));
+            }
+            state.groups.bind(&binding);
+        }
         Ok(state)
     }
 
@@ -114,6 +139,42 @@ impl State {
         named.into_iter().filter_map(|policy| self.policy(policy)).collect()
     }
 
+    /// All security groups, in order.
+    pub fn groups(&self) -> impl Iterator<Item = SecurityGroup> {
+        self.groups.names().filter_map(|name| self.group(name))
+    }
+
+    /// A security group with all its bindings.
+    #[must_use]
+    pub fn group(&self, name: &GroupName) -> Option<SecurityGroup> {
+        self.groups.whole(name)
+    }
+
+    /// The security groups that concern a cell which hosts these spaces: those that are bound to one of them or to all.
+    /// Each is given with those bindings alone.
+    #[must_use]
+    pub fn groups_for(&self, spaces: &BTreeSet<SpaceId>) -> Vec<SecurityGroup> {
+        let bound: Vec<_> = spaces.iter().cloned().map(Some).chain([None]).collect();
+        self.parts_of(self.groups.bound_to(&bound), spaces)
+    }
+
+    /// Of the security groups that concern a cell which hosts these spaces, those that are bound to one of `some`.
+    #[must_use]
+    pub fn groups_bound(&self, some: &BTreeSet<SpaceId>, spaces: &BTreeSet<SpaceId>) -> Vec<SecurityGroup> {
+        let bound: Vec<_> = some.iter().cloned().map(Some).collect();
+        self.parts_of(self.groups.bound_to(&bound), spaces)
+    }
+
+    /// Of the named security groups, those that concern a cell which hosts these spaces.
+    #[must_use]
+    pub fn parts_of<'a>(
+        &self,
+        names: impl IntoIterator<Item = &'a GroupName>,
+        spaces: &BTreeSet<SpaceId>,
+    ) -> Vec<SecurityGroup> {
+        names.into_iter().filter_map(|name| self.groups.part(name, spaces)).collect()
+    }
+
     /// The cell of the lease at this address lives.
     pub fn renew(&mut self, underlay: Ipv4Addr, now: Timestamp) {
         if let Some(lease) = self.leases.get_mut(&underlay) {
@@ -130,6 +191,12 @@ impl State {
                 Change::PolicyPut(policy) => self.put_policy(policy),
                 Change::PolicyRemoved(policy) => self.remove_policy(&policy.policy),
                 Change::TagFreed(freed) => self.tags.quarantine(freed.clone()),
+                Change::GroupSet { name, rules } => self.groups.set(name, rules),
+                // Only in a commit as it was told, and that leaves the rules out.
+                Change::GroupRulesChanged(_) => {}
+                Change::GroupBound(binding) => self.groups.bind(binding),
+                Change::GroupUnbound(binding) => self.groups.unbind(binding),
+                Change::GroupRemoved(name) => self.groups.remove(name),
             }
         }
         self.revision = commit.revision;

@@ -1,6 +1,7 @@
 //! Commands in sequence: the rules one by one, and what holds whatever the sequence is.
 
 use super::*;
+use c2c_proto::egress::SecurityRule;
 use ipnet::Ipv4Net;
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
@@ -36,6 +37,32 @@ fn holding(n: u8, held: Ipv4Net) -> Acquire {
 
 fn policy(source: &str, destination: &str, ports: &str) -> Policy {
     Policy::parse(source, destination, "tcp", ports).unwrap()
+}
+
+fn group(name: &str) -> GroupName {
+    GroupName::parse("name", name).unwrap()
+}
+
+fn space(name: &str) -> SpaceId {
+    SpaceId::parse("space", name).unwrap()
+}
+
+fn binding(name: &str, workload: &str, space: &str) -> Binding {
+    Binding { group: group(name), reach: Reach::parse(workload, space).unwrap() }
+}
+
+/// A rule for each of these.
+fn rules_of(ports: &[&str]) -> GroupRules {
+    let rule = |ports: &&str| SecurityRule { ports: (*ports).to_owned(), ..SecurityRule::default() };
+    GroupRules::parse("rules", ports.iter().map(rule).collect()).unwrap()
+}
+
+fn set(name: &str, ports: &[&str]) -> Command {
+    Command::SetGroup { name: group(name), rules: rules_of(ports) }
+}
+
+fn delete(name: &str) -> Command {
+    Command::DeleteGroup(group(name))
 }
 
 #[derive(Default)]
@@ -180,7 +207,7 @@ fn after_the_network_changed_a_cell_without_containers_gets_a_new_lease() {
         block: "10.1.0.0/24".parse().unwrap(),
         renewed: Timestamp(0),
     };
-    world.state = State::restore(Revision::ZERO, [old.clone()], [], []).unwrap();
+    world.state = State::restore(Parts { leases: vec![old.clone()], ..Parts::default() }).unwrap();
     let refused = world.acquire(1, holding(1, old.block)).unwrap_err();
     assert_eq!(refused, LeaseRefusal::OutsidePool { held: old.block, pool: rules().pool });
     assert_eq!(world.acquire(1, fresh(1)), Ok(block(1)));
@@ -268,18 +295,119 @@ fn a_stored_state_that_cannot_be_is_refused() {
         let [source_tag, destination_tag] = tags.map(|tag| Tag::new(tag).unwrap());
         TaggedPolicy { policy: policy(source, destination, "1"), source_tag, destination_tag }
     };
-    let leases = |leases: &[Lease]| State::restore(Revision::ZERO, leases.to_vec(), [], []).is_err();
+    let leases =
+        |leases: &[Lease]| State::restore(Parts { leases: leases.to_vec(), ..Parts::default() }).is_err();
     assert!(leases(&[lease(1, "10.255.1.0/24"), lease(2, "10.255.1.0/25")]));
     assert!(leases(&[lease(1, "10.255.1.128/25"), lease(2, "10.255.1.0/24")]));
     assert!(leases(&[lease(1, "10.255.1.0/24"), lease(1, "10.255.2.0/24")]));
     assert!(!leases(&[lease(1, "10.255.1.0/24"), lease(2, "10.255.2.0/24")]));
-    let policies =
-        |policies: &[TaggedPolicy]| State::restore(Revision::ZERO, [], policies.to_vec(), []).is_err();
+    let policies = |policies: &[TaggedPolicy]| {
+        State::restore(Parts { policies: policies.to_vec(), ..Parts::default() }).is_err()
+    };
     assert!(policies(&[tagged("a", "b", [1, 1])]));
     assert!(policies(&[tagged("a", "a", [1, 2])]));
     assert!(policies(&[tagged("a", "b", [1, 2]), tagged("a", "c", [3, 4])]));
     assert!(policies(&[tagged("a", "b", [1, 2]), tagged("c", "d", [3, 2])]));
     assert!(!policies(&[tagged("a", "b", [1, 2]), tagged("c", "b", [3, 2])]));
+    let bound = |groups: Vec<(GroupName, GroupRules)>| {
+        let parts = Parts { groups, bindings: vec![binding("web", "running", "s")], ..Parts::default() };
+        State::restore(parts).map_err(|error| error.to_string())
+    };
+    let nothing = "security group web is bound to space s for running and does not exist";
+    assert_eq!(bound(Vec::new()).unwrap_err(), nothing);
+    assert!(bound(vec![(group("web"), rules_of(&["80"]))]).is_ok());
+}
+
+#[test]
+fn a_group_is_made_by_its_first_rules_and_bound_to_nothing() {
+    let mut world = World::default();
+    let [set, again, empty] = [&["80"][..], &["80", "0"], &[]].map(|ports| set("web", ports));
+    assert_eq!(world.run(0, set.clone()).unwrap().len(), 1);
+    assert_eq!(world.run(0, set).unwrap(), [], "these it has already");
+    let web = world.state.group(&group("web")).unwrap();
+    assert_eq!((web.rules, web.reaches), (rules_of(&["80"]), BTreeSet::new()));
+    let to_space = binding("web", "running", "s");
+    world.run(0, Command::Bind(to_space.clone())).unwrap();
+    for rules in [again, empty] {
+        world.run(0, rules).unwrap();
+        assert_eq!(world.state.group(&group("web")).unwrap().reaches, [to_space.reach.clone()].into());
+    }
+    assert_eq!(world.state.group(&group("web")).unwrap().rules, GroupRules::default());
+}
+
+#[test]
+fn binding_and_unbinding_change_what_is_not_so_already() {
+    let mut world = World::default();
+    let bindings = [("running", "s"), ("staging", "s"), ("running", "t"), ("running", "")];
+    let bindings = bindings.map(|(workload, space)| binding("web", workload, space));
+    let unknown = Refusal::UnknownGroup(group("web"));
+    for command in [Command::Bind(bindings[0].clone()), Command::Unbind(bindings[0].clone()), delete("web")] {
+        assert_eq!(world.run(0, command), Err(unknown.clone()));
+    }
+    assert_eq!(
+        unknown.to_string(),
+        "name: there is no security group web; expected one of `security-groups list`"
+    );
+    world.run(0, set("web", &["80"])).unwrap();
+    for binding in &bindings {
+        assert_eq!(world.run(0, Command::Unbind(binding.clone())).unwrap(), [], "not bound");
+        assert_eq!(world.run(0, Command::Bind(binding.clone())).unwrap().len(), 1);
+        assert_eq!(world.run(0, Command::Bind(binding.clone())).unwrap(), [], "bound already");
+    }
+    assert_eq!(world.run(0, Command::Unbind(bindings[0].clone())).unwrap().len(), 1);
+    let left: BTreeSet<Reach> = bindings[1..].iter().map(|binding| binding.reach.clone()).collect();
+    assert_eq!(world.state.group(&group("web")).unwrap().reaches, left);
+}
+
+#[test]
+fn a_group_that_is_deleted_takes_its_bindings_with_it() {
+    let mut world = World::default();
+    world.run(0, set("web", &["80"])).unwrap();
+    for space in ["s", "t"] {
+        world.run(0, Command::Bind(binding("web", "running", space))).unwrap();
+    }
+    let removed = [
+        Change::GroupUnbound(binding("web", "running", "s")),
+        Change::GroupUnbound(binding("web", "running", "t")),
+        Change::GroupRemoved(group("web")),
+    ];
+    assert_eq!(world.run(0, delete("web")).unwrap(), removed);
+    world.run(0, set("web", &["80"])).unwrap();
+    assert_eq!(
+        world.state.groups_for(&[space("s")].into()),
+        [],
+        "a new group of the same name is bound to nothing"
+    );
+}
+
+#[test]
+fn a_cell_is_concerned_by_its_spaces_and_by_defaults() {
+    let mut world = World::default();
+    for (name, workload, space) in [
+        ("all", "staging", ""),
+        ("all", "running", "s"),
+        ("s", "running", "s"),
+        ("t", "running", "t"),
+        ("t", "running", "u"),
+    ] {
+        world.run(0, set(name, &["80"])).unwrap();
+        world.run(0, Command::Bind(binding(name, workload, space))).unwrap();
+    }
+    let concerned = |spaces: &[&str]| {
+        let spaces = spaces.iter().map(|name| space(name)).collect();
+        let reaches = |group: SecurityGroup| group.reaches.iter().map(Reach::to_string).collect::<Vec<_>>();
+        let groups = world.state.groups_for(&spaces).into_iter();
+        groups.map(|group| (group.name.to_string(), reaches(group).join(" "))).collect::<Vec<_>>()
+    };
+    let group = |name: &str, reaches: &str| (name.to_owned(), reaches.to_owned());
+    let default = "all spaces for staging";
+    assert_eq!(concerned(&[]), [group("all", default)]);
+    assert_eq!(concerned(&["t"]), [group("all", default), group("t", "space t for running")]);
+    let both = format!("space s for running {default}");
+    assert_eq!(concerned(&["s", "x"]), [group("all", &both), group("s", "space s for running")]);
+    let added = world.state.groups_bound(&[space("s")].into(), &[space("s"), space("t")].into());
+    let added: Vec<_> = added.iter().map(|group| group.name.as_str()).collect();
+    assert_eq!(added, ["all", "s"], "what concerns a space that came, and nothing else");
 }
 
 /// A step of a random history: seconds that pass, and what is asked then.
@@ -297,9 +425,25 @@ fn steps() -> impl Strategy<Value = Vec<(u64, Command)>> {
         1 => (0..5_u8).prop_map(|n| Command::Evict { cell: cell(n).to_string() }),
         4 => policies.clone().prop_map(Command::Allow),
         4 => policies.prop_map(Command::Remove),
+        6 => group_commands(),
     ];
     let pause = prop_oneof![Just(0), 0..700_u64, Just(LEASE_SECONDS)];
     prop::collection::vec((pause, command), 0..60)
+}
+
+fn group_commands() -> impl Strategy<Value = Command> {
+    let name = || prop::sample::select(vec!["x", "y"]);
+    let ports = prop::sample::select(vec!["80", "443"]);
+    let workload = prop::sample::select(vec!["running", "staging"]);
+    let space = prop::sample::select(vec!["", "s", "t"]);
+    let bindings =
+        (name(), workload, space).prop_map(|(name, workload, space)| binding(name, workload, space));
+    prop_oneof![
+        2 => (name(), ports).prop_map(|(name, ports)| set(name, &[ports])),
+        3 => bindings.clone().prop_map(Command::Bind),
+        2 => bindings.prop_map(Command::Unbind),
+        1 => name().prop_map(delete),
+    ]
 }
 
 proptest! {
@@ -318,15 +462,39 @@ proptest! {
             }
             check_leases(&world.state)?;
             check_tags(&world.state, &mut freed_at, now, &result.unwrap_or_default())?;
-            let rebuilt = State::restore(
-                world.state.revision(),
-                world.state.leases().cloned(),
-                world.state.policies(),
-                world.state.freed_tags().cloned(),
-            );
+            check_groups(&world.state)?;
+            let rebuilt = State::restore(parts(&world.state));
             prop_assert_eq!(rebuilt.as_ref(), Ok(&world.state), "a state can be stored and restored");
         }
     }
+}
+
+fn parts(state: &State) -> Parts {
+    let bindings = |SecurityGroup { name, reaches, .. }: SecurityGroup| {
+        reaches.into_iter().map(move |reach| Binding { group: name.clone(), reach })
+    };
+    Parts {
+        revision: state.revision(),
+        leases: state.leases().cloned().collect(),
+        policies: state.policies().collect(),
+        freed: state.freed_tags().cloned().collect(),
+        groups: state.groups().map(|group| (group.name, group.rules)).collect(),
+        bindings: state.groups().flat_map(bindings).collect(),
+    }
+}
+
+/// What a cell is told of is what a plain look at all groups finds.
+fn check_groups(state: &State) -> Result<(), TestCaseError> {
+    for spaces in [vec![], vec![space("s")], vec![space("s"), space("t")]] {
+        let spaces: BTreeSet<SpaceId> = spaces.into_iter().collect();
+        let part = |mut group: SecurityGroup| {
+            group.reaches.retain(|reach| reach.space.as_ref().is_none_or(|space| spaces.contains(space)));
+            Some(group).filter(|group| !group.reaches.is_empty())
+        };
+        let plain: Vec<SecurityGroup> = state.groups().filter_map(part).collect();
+        prop_assert_eq!(state.groups_for(&spaces), plain);
+    }
+    Ok(())
 }
 
 fn check_leases(state: &State) -> Result<(), TestCaseError> {

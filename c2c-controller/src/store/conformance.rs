@@ -2,16 +2,19 @@
 
 use super::{LOG_LENGTH, Since, Store, StoreError};
 use crate::domain::{
-    CellName, Change, Commit, Lease, Policy, Revision, State, Tag, TagFreed, TaggedPolicy, Timestamp,
+    Binding, CellName, Change, Commit, GroupName, GroupRules, Lease, Policy, Reach, Revision, State, Tag,
+    TagFreed, TaggedPolicy, Timestamp,
 };
+use c2c_proto::egress::SecurityRule;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 /// Runs the suite; `fresh` makes an empty store each time.
 pub(super) fn all(fresh: &mut dyn FnMut() -> Box<dyn Store>) {
-    let tests: [fn(&dyn Store); 7] = [
+    let tests: [fn(&dyn Store); 8] = [
         an_empty_store_is_at_revision_zero,
         a_snapshot_is_what_was_committed,
+        groups_are_kept_like_everything_else,
         a_commit_that_does_not_follow_changes_nothing,
         a_renewal_makes_no_revision,
         watch_is_gapless,
@@ -41,6 +44,17 @@ pub(super) fn policy(source: &str, destination: &str, tags: [u16; 2]) -> TaggedP
     let [source_tag, destination_tag] = tags.map(|tag| Tag::new(tag).unwrap());
     let policy = Policy::parse(source, destination, "tcp", "7000-7010").unwrap();
     TaggedPolicy { policy, source_tag, destination_tag }
+}
+
+pub(super) fn group_set(name: &str, ports: &str) -> Change {
+    let rule = SecurityRule { protocol: "tcp".into(), ports: ports.into(), ..SecurityRule::default() };
+    let rules = GroupRules::parse("rules", vec![rule]).unwrap();
+    Change::GroupSet { name: GroupName::parse("name", name).unwrap(), rules }
+}
+
+pub(super) fn binding(name: &str, workload: &str, space: &str) -> Binding {
+    let group = GroupName::parse("name", name).unwrap();
+    Binding { group, reach: Reach::parse(workload, space).unwrap() }
 }
 
 fn freed(tag: u16, app: &TaggedPolicy, at: u64) -> TagFreed {
@@ -79,6 +93,37 @@ fn a_snapshot_is_what_was_committed(store: &dyn Store) {
         store.commit(&commit).unwrap();
         expected.apply(&commit);
         assert_eq!(store.snapshot().unwrap(), expected, "at revision {revision}");
+    }
+}
+
+fn groups_are_kept_like_everything_else(store: &dyn Store) {
+    let long = "8080,".repeat(30_000);
+    let [of_space, of_all, of_other] =
+        [("web", "running", "s"), ("web", "staging", ""), ("dns", "running", "s")]
+            .map(|(a, b, c)| binding(a, b, c));
+    let commits = [
+        vec![group_set("web", "80")],
+        vec![group_set("dns", "53"), Change::GroupBound(of_other)],
+        vec![Change::GroupBound(of_space.clone())],
+        vec![Change::GroupBound(of_all.clone()), group_set("web", "not a port")],
+        vec![Change::GroupUnbound(of_space.clone()), Change::PolicyPut(policy("a", "b", [1, 2]))],
+        vec![Change::GroupUnbound(of_all), Change::GroupRemoved(of_space.group)],
+        vec![group_set("web", "443")],
+        // Rules that are long, short, and one and the other at once; beside a name that begins alike.
+        vec![group_set("web", &long), group_set("we", "80")],
+        vec![group_set("web", "80")],
+        vec![group_set("web", &long), group_set("web", "81"), group_set("web-2", &long)],
+        vec![group_set("web", &long), Change::GroupRemoved(binding("web", "running", "").group)],
+    ];
+    let mut expected = State::default();
+    let mut log = Vec::new();
+    for (revision, changes) in (1..).zip(commits) {
+        let commit = commit(revision, changes);
+        store.commit(&commit).unwrap();
+        expected.apply(&commit);
+        log.push(Arc::new(commit.told()));
+        assert_eq!(store.snapshot().unwrap(), expected, "at revision {revision}");
+        assert_eq!(since(store, 0), Since::Commits(log.clone()));
     }
 }
 

@@ -48,7 +48,7 @@ impl Store for MemoryStore {
             return Err(StoreError::Conflict { wanted: commit.revision, stored });
         }
         inner.state.apply(commit);
-        inner.log.push_back(Arc::new(commit.clone()));
+        inner.log.push_back(Arc::new(commit.told()));
         if inner.log.len() as u64 > LOG_LENGTH {
             inner.log.pop_front();
         }

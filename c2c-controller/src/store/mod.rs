@@ -52,7 +52,7 @@ impl fmt::Display for StoreId {
 /// What came after a revision.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Since {
-    /// Every commit after it, in order, each once.
+    /// Every commit after it, in order, each once, as watchers are told of it ([`Commit::told`]).
     Commits(Vec<Arc<Commit>>),
     /// The store does not know any more, or not yet: take a snapshot.
     Compacted,
@@ -118,7 +118,7 @@ pub enum StoreError {
         source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// What is stored is not what was written.
-    #[error("the store {} is damaged: {problem}; restore a backup, or move it away to start with an empty one (cells bring their leases back, policies have to be allowed again)", path.display())]
+    #[error("the store {} is damaged: {problem}; restore a backup, or move it away to start with an empty one (cells bring their leases back, policies and security groups have to be given again)", path.display())]
     Damaged {
         /// Where it is.
         path: PathBuf,
@@ -126,13 +126,13 @@ pub enum StoreError {
         problem: String,
     },
     /// Written by another version of the controller.
-    #[error("the store {} has schema version {found}; this controller reads version {expected}", path.display())]
+    #[error("the store {} has schema version {found}; this controller reads versions up to {expected}", path.display())]
     Schema {
         /// Where it is.
         path: PathBuf,
         /// The stored version.
         found: u32,
-        /// Ours.
+        /// Our latest.
         expected: u32,
     },
 }

@@ -2,9 +2,10 @@
 //! written before stays readable.
 
 use crate::domain::{
-    AppId, CellName, Change, Commit, Lease, Policy, Ports, Protocol, Revision, Tag, TagFreed, TaggedPolicy,
-    Timestamp,
+    AppId, Binding, CellName, Change, Commit, GroupName, GroupRules, Lease, Policy, Ports, Protocol, Reach,
+    Revision, SpaceId, Tag, TagFreed, TaggedPolicy, Timestamp, Workload,
 };
+use c2c_proto::egress::SecurityRule;
 use ipnet::Ipv4Net;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -41,7 +42,23 @@ pub(super) struct FreedRecord {
     at: u64,
 }
 
-/// A commit as it is stored.
+/// A security group as it is stored: its rules in Cloud Controller's JSON, its bindings for themselves.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct GroupRecord {
+    name: String,
+    rules: Vec<SecurityRule>,
+}
+
+/// A security group's binding as it is stored.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct BindingRecord {
+    group: String,
+    workload: String,
+    /// Nothing: all spaces.
+    space: Option<String>,
+}
+
+/// A commit as it is stored, which is as watchers are told of it.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct CommitRecord {
     revision: u64,
@@ -56,6 +73,10 @@ enum ChangeRecord {
     PolicyPut(PolicyRecord),
     PolicyRemoved(PolicyRecord),
     TagFreed(FreedRecord),
+    GroupRulesChanged(String),
+    GroupBound(BindingRecord),
+    GroupUnbound(BindingRecord),
+    GroupRemoved(String),
 }
 
 /// Bytes to store.
@@ -144,6 +165,42 @@ impl TryFrom<FreedRecord> for TagFreed {
     }
 }
 
+impl From<(&GroupName, &GroupRules)> for GroupRecord {
+    fn from((name, rules): (&GroupName, &GroupRules)) -> Self {
+        Self { name: name.as_str().to_owned(), rules: rules.as_slice().to_vec() }
+    }
+}
+
+impl TryFrom<GroupRecord> for (GroupName, GroupRules) {
+    type Error = Illegal;
+
+    fn try_from(record: GroupRecord) -> Result<Self, Illegal> {
+        let name = GroupName::parse("name", &record.name).map_err(|_| Illegal)?;
+        Ok((name, GroupRules::parse("rules", record.rules).map_err(|_| Illegal)?))
+    }
+}
+
+impl From<&Binding> for BindingRecord {
+    fn from(Binding { group, reach }: &Binding) -> Self {
+        Self {
+            group: group.as_str().to_owned(),
+            workload: reach.workload.as_str().to_owned(),
+            space: reach.space.as_ref().map(|space| space.as_str().to_owned()),
+        }
+    }
+}
+
+impl TryFrom<BindingRecord> for Binding {
+    type Error = Illegal;
+
+    fn try_from(record: BindingRecord) -> Result<Self, Illegal> {
+        let group = GroupName::parse("group", &record.group).map_err(|_| Illegal)?;
+        let workload = Workload::parse("workload", &record.workload).map_err(|_| Illegal)?;
+        let space = record.space.map(|space| SpaceId::parse("space", &space)).transpose();
+        Ok(Self { group, reach: Reach { workload, space: space.map_err(|_| Illegal)? } })
+    }
+}
+
 impl From<&Change> for ChangeRecord {
     fn from(change: &Change) -> Self {
         match change {
@@ -152,6 +209,13 @@ impl From<&Change> for ChangeRecord {
             Change::PolicyPut(policy) => Self::PolicyPut(policy.into()),
             Change::PolicyRemoved(policy) => Self::PolicyRemoved(policy.into()),
             Change::TagFreed(freed) => Self::TagFreed(freed.into()),
+            // As watchers are told of it.
+            Change::GroupSet { name, .. } | Change::GroupRulesChanged(name) => {
+                Self::GroupRulesChanged(name.as_str().to_owned())
+            }
+            Change::GroupBound(binding) => Self::GroupBound(binding.into()),
+            Change::GroupUnbound(binding) => Self::GroupUnbound(binding.into()),
+            Change::GroupRemoved(name) => Self::GroupRemoved(name.as_str().to_owned()),
         }
     }
 }
@@ -166,6 +230,14 @@ impl TryFrom<ChangeRecord> for Change {
             ChangeRecord::PolicyPut(policy) => Self::PolicyPut(policy.try_into()?),
             ChangeRecord::PolicyRemoved(policy) => Self::PolicyRemoved(policy.try_into()?),
             ChangeRecord::TagFreed(freed) => Self::TagFreed(freed.try_into()?),
+            ChangeRecord::GroupRulesChanged(name) => {
+                Self::GroupRulesChanged(GroupName::parse("name", &name).map_err(|_| Illegal)?)
+            }
+            ChangeRecord::GroupBound(binding) => Self::GroupBound(binding.try_into()?),
+            ChangeRecord::GroupUnbound(binding) => Self::GroupUnbound(binding.try_into()?),
+            ChangeRecord::GroupRemoved(name) => {
+                Self::GroupRemoved(GroupName::parse("name", &name).map_err(|_| Illegal)?)
+            }
         })
     }
 }
@@ -210,9 +282,37 @@ mod tests {
             Change::PolicyRemoved(policy),
             Change::TagFreed(freed),
         ];
+        reads_back(changes);
+    }
+
+    #[test]
+    fn security_groups_read_back_in_the_words_they_were_given() {
+        let words = r#"[
+            {"protocol": "ICMP ", "destination": "10.0.0.0 - 10.0.0.9,", "type": 8, "code": -1, "ports": null},
+            {"protocol": "tcp", "ports": "80, 443", "log": true, "description": "\u0000 é"},
+            {}
+        ]"#;
+        let rules = GroupRules::parse("rules", serde_json::from_str(words).unwrap()).unwrap();
+        let name = GroupName::parse("name", "web").unwrap();
+        let binding =
+            |workload, space| Binding { group: name.clone(), reach: Reach::parse(workload, space).unwrap() };
+        let bytes = encode(&GroupRecord::from((&name, &rules))).unwrap();
+        assert_eq!(
+            decode::<GroupRecord, (GroupName, GroupRules)>(&bytes),
+            Some((name.clone(), rules.clone()))
+        );
+        reads_back(vec![
+            Change::GroupSet { name: name.clone(), rules },
+            Change::GroupBound(binding("running", "s")),
+            Change::GroupUnbound(binding("staging", "")),
+            Change::GroupRemoved(name.clone()),
+        ]);
+    }
+
+    fn reads_back(changes: Vec<Change>) {
         let commit = Commit { revision: Revision::new(u64::MAX), changes };
         let bytes = encode(&CommitRecord::from(&commit)).unwrap();
-        assert_eq!(decode::<CommitRecord, Commit>(&bytes), Some(commit));
+        assert_eq!(decode::<CommitRecord, Commit>(&bytes), Some(commit.told()));
     }
 
     #[test]

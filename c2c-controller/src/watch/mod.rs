@@ -2,9 +2,11 @@
 //! connected and how far each of them is.
 
 mod filter;
+mod hosted;
 mod sessions;
 mod subscription;
 
-pub use filter::Filter;
+pub use filter::{Filter, GroupNews};
+pub use hosted::{Audience, Hosted, Moves};
 pub use sessions::{Enforcement, Replaced, Session, Sessions};
-pub use subscription::{Next, Start, Subscription};
+pub use subscription::{News, Next, Start, Subscription};

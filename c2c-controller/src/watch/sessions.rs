@@ -1,7 +1,8 @@
-//! The cells that are connected now, which apps each hosts and which revision it enforces. Ends with the process.
+//! The cells that are connected now, what each hosts and which revision it enforces. Ends with the process.
 
-use crate::domain::{AppId, CellName, Revision};
-use std::collections::{BTreeMap, BTreeSet};
+use super::{Audience, Hosted};
+use crate::domain::{CellName, Revision};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::watch;
@@ -17,7 +18,7 @@ pub struct Sessions {
 
 #[derive(Debug)]
 struct Entry {
-    apps: BTreeSet<AppId>,
+    hosted: Hosted,
     applied: Revision,
     /// Dropped when the entry is replaced; and so it tells one entry of a cell from the next.
     alive: watch::Sender<()>,
@@ -26,7 +27,7 @@ struct Entry {
 /// How far the cells concerned are.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Enforcement {
-    /// Connected cells that host one of the apps.
+    /// Connected cells that the change concerns.
     pub concerned: usize,
     /// Of those, the cells that enforce the revision.
     pub enforcing: usize,
@@ -54,9 +55,9 @@ impl Default for Sessions {
 
 impl Sessions {
     /// A cell connects. Its older session, if there is one, is told that it was replaced.
-    pub fn enter(self: &Arc<Self>, cell: CellName, apps: BTreeSet<AppId>) -> Session {
+    pub fn enter(self: &Arc<Self>, cell: CellName, hosted: Hosted) -> Session {
         let (alive, replaced) = watch::channel(());
-        self.lock().insert(cell.clone(), Entry { apps, applied: Revision::ZERO, alive });
+        self.lock().insert(cell.clone(), Entry { hosted, applied: Revision::ZERO, alive });
         self.moved.send_replace(());
         Session { sessions: Arc::clone(self), cell, replaced }
     }
@@ -67,11 +68,11 @@ impl Sessions {
         self.lock().get(cell).map(|entry| entry.applied)
     }
 
-    /// Which connected cells host one of the apps, and whether they enforce the revision.
+    /// How many connected cells are concerned, and how many of them enforce the revision.
     #[must_use]
-    pub fn enforcement(&self, apps: [&AppId; 2], revision: Revision) -> Enforcement {
+    pub fn enforcement(&self, audience: &Audience, revision: Revision) -> Enforcement {
         let open = self.lock();
-        let concerned = open.values().filter(|entry| apps.iter().any(|app| entry.apps.contains(*app)));
+        let concerned = open.values().filter(|entry| audience.includes(&entry.hosted));
         concerned.fold(Enforcement::default(), |sum, entry| Enforcement {
             concerned: sum.concerned + 1,
             enforcing: sum.enforcing + usize::from(entry.applied >= revision),
@@ -79,16 +80,16 @@ impl Sessions {
     }
 
     /// Waits until all connected cells concerned enforce the revision, at most for as long as `patience`.
-    pub async fn enforced(&self, apps: [&AppId; 2], revision: Revision, patience: Duration) -> Enforcement {
+    pub async fn enforced(&self, audience: &Audience, revision: Revision, patience: Duration) -> Enforcement {
         let deadline = Instant::now() + patience;
         let mut moved = self.moved.subscribe();
         loop {
-            let now = self.enforcement(apps, revision);
+            let now = self.enforcement(audience, revision);
             if now.enforcing == now.concerned {
                 return now;
             }
             if tokio::time::timeout_at(deadline, moved.changed()).await.is_err() {
-                return self.enforcement(apps, revision);
+                return self.enforcement(audience, revision);
             }
         }
     }
@@ -106,9 +107,9 @@ impl Session {
         Replaced { entry: self.replaced.clone() }
     }
 
-    /// The cell hosts other apps now.
-    pub fn set_apps(&self, apps: &BTreeSet<AppId>) {
-        self.update(|entry| entry.apps.clone_from(apps));
+    /// The cell hosts this now.
+    pub fn set_hosted(&self, hosted: &Hosted) {
+        self.update(|entry| entry.hosted.clone_from(hosted));
     }
 
     /// The cell enforces every change up to this revision.
@@ -152,19 +153,45 @@ impl Drop for Session {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::{AppId, Policy, Reach, SpaceId};
+    use std::collections::BTreeSet;
 
     fn cell(name: &str) -> CellName {
         CellName::parse("cell", name).unwrap()
     }
 
-    fn apps(names: &[&str]) -> BTreeSet<AppId> {
-        names.iter().map(|name| AppId::parse("app", name).unwrap()).collect()
+    fn apps(names: &[&str]) -> Hosted {
+        let apps = names.iter().map(|name| AppId::parse("app", name).unwrap()).collect();
+        Hosted { apps, spaces: BTreeSet::new() }
+    }
+
+    fn a_to_b() -> Audience {
+        Audience::of_policy(&Policy::parse("a", "b", "tcp", "1").unwrap())
     }
 
     fn enforcement(sessions: &Sessions, revision: u64) -> (usize, usize) {
-        let [a, b] = ["a", "b"].map(|name| AppId::parse("app", name).unwrap());
-        let Enforcement { concerned, enforcing } = sessions.enforcement([&a, &b], Revision::new(revision));
+        let Enforcement { concerned, enforcing } = sessions.enforcement(&a_to_b(), Revision::new(revision));
         (concerned, enforcing)
+    }
+
+    #[test]
+    fn a_group_concerns_the_cells_of_its_spaces_or_all() {
+        let sessions = Arc::new(Sessions::default());
+        let in_space = |name: &str| {
+            let spaces = [SpaceId::parse("space", name).unwrap()].into();
+            Hosted { spaces, ..apps(&["a"]) }
+        };
+        let _cells = [sessions.enter(cell("1"), in_space("s")), sessions.enter(cell("2"), in_space("t"))];
+        let concerned = |reaches: &[(&str, &str)]| {
+            let reaches: Vec<Reach> =
+                reaches.iter().map(|(workload, space)| Reach::parse(workload, space).unwrap()).collect();
+            sessions.enforcement(&Audience::of_reaches(&reaches), Revision::ZERO).concerned
+        };
+        assert_eq!(concerned(&[]), 0);
+        assert_eq!(concerned(&[("running", "s"), ("staging", "s")]), 1);
+        assert_eq!(concerned(&[("running", "s"), ("staging", "t"), ("running", "nobody")]), 2);
+        assert_eq!(concerned(&[("running", "nobody")]), 0);
+        assert_eq!(concerned(&[("running", "nobody"), ("staging", "")]), 2);
     }
 
     #[test]
@@ -177,7 +204,7 @@ mod tests {
         first.set_applied(Revision::new(5));
         first.set_applied(Revision::new(4));
         assert_eq!(enforcement(&sessions, 5), (2, 1), "a cell does not go back");
-        second.set_apps(&apps(&[]));
+        second.set_hosted(&apps(&[]));
         assert_eq!(enforcement(&sessions, 5), (1, 1));
         drop(first);
         assert_eq!(enforcement(&sessions, 5), (0, 0));
@@ -201,12 +228,11 @@ mod tests {
     #[tokio::test]
     async fn waiting_ends_with_the_last_cell_that_enforces_or_leaves_or_with_the_patience() {
         let sessions = Arc::new(Sessions::default());
-        let [a, b] = ["a", "b"].map(|name| AppId::parse("app", name).unwrap());
         let (first, second) =
             (sessions.enter(cell("1"), apps(&["a"])), sessions.enter(cell("2"), apps(&["b"])));
         let wait = |patience| {
-            let (sessions, a, b) = (Arc::clone(&sessions), a.clone(), b.clone());
-            async move { sessions.enforced([&a, &b], Revision::new(1), patience).await }
+            let sessions = Arc::clone(&sessions);
+            async move { sessions.enforced(&a_to_b(), Revision::new(1), patience).await }
         };
         let impatient = wait(Duration::ZERO).await;
         assert_eq!(impatient, Enforcement { concerned: 2, enforcing: 0 });

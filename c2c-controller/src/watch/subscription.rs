@@ -1,6 +1,7 @@
 //! A place in the sequence of commits.
 
-use crate::domain::{Commit, Lease, Revision, TaggedPolicy};
+use crate::domain::{Commit, GroupName, Lease, Revision, SecurityGroup, TaggedPolicy};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::{RecvError, TryRecvError};
@@ -16,9 +17,29 @@ pub enum Start {
         leases: Vec<Lease>,
         /// The policies that concern the watcher.
         policies: Vec<TaggedPolicy>,
+        /// The security groups that concern the watcher, with the bindings that do.
+        groups: Vec<SecurityGroup>,
     },
-    /// From the revision that it has: every commit since, in order.
-    Resume(Vec<Arc<Commit>>),
+    /// From the revision that it has: everything since.
+    Resume(News),
+}
+
+/// What happened, as one watcher is told of it. Commits do not say what a security group allows, so the groups
+/// are told beside.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct News {
+    /// In order, each once.
+    pub commits: Vec<Arc<Commit>>,
+    /// Of the security groups that concern the watcher at the last of these commits, at least those that they changed,
+    /// with the bindings that concern it.
+    pub groups: Vec<SecurityGroup>,
+}
+
+impl News {
+    /// The security groups that commits change, each once.
+    pub(crate) fn touched(commits: &[Arc<Commit>]) -> BTreeSet<&GroupName> {
+        commits.iter().flat_map(|commit| &commit.changes).filter_map(|change| change.group()).collect()
+    }
 }
 
 /// What a subscription yields next.

@@ -114,7 +114,12 @@ async fn apps_that_come_and_go_change_what_is_told() {
     assert_eq!((snapshot.revision, snapshot.policies.len()), (3, 0));
     let changed = |serial, added: &[&str], removed: &[&str]| {
         let owned = |apps: &[&str]| apps.iter().map(|app| (*app).to_owned()).collect();
-        Say::AppsChanged(v1::AppsChanged { serial, added: owned(added), removed: owned(removed) })
+        Say::AppsChanged(v1::AppsChanged {
+            serial,
+            added: owned(added),
+            removed: owned(removed),
+            ..Default::default()
+        })
     };
     agent.say(changed(1, &["b"], &[])).await;
     let view = agent.view().await;
@@ -178,7 +183,11 @@ async fn a_hello_that_cannot_be_right_is_refused_with_its_field() {
     let good = || hello(1, &["a"]);
     let block_of_other = grant.lease.unwrap().overlay_block;
     let cases = [
-        (v1::Hello { protocol: 2, ..good() }, Reason::Invalid, "protocol: is version 2; expected version 1"),
+        (
+            v1::Hello { protocol: 1, ..good() },
+            Reason::Invalid,
+            "protocol: is version 1; expected version 2; upgrade the older side",
+        ),
         (v1::Hello { cell: String::new(), ..good() }, Reason::Invalid, "cell: is empty; expected"),
         (
             v1::Hello { underlay_address: "x".into(), ..good() },
@@ -186,6 +195,7 @@ async fn a_hello_that_cannot_be_right_is_refused_with_its_field() {
             "underlay_address: \"x\" is not",
         ),
         (v1::Hello { apps: vec!["a b".into()], ..good() }, Reason::Invalid, "apps: \"a b\" holds ' '"),
+        (v1::Hello { spaces: vec!["a b".into()], ..good() }, Reason::Invalid, "spaces: \"a b\" holds ' '"),
         (
             v1::Hello { held: held("10.255.1.0"), ..good() },
             Reason::Invalid,

@@ -3,8 +3,10 @@
 use crate::harness::{Foundation, hello, within};
 use c2c_proto::v1;
 use c2c_proto::v1::change::Change;
+use c2c_proto::v1::operator_client::OperatorClient;
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
+use tonic::transport::Channel;
 
 #[tokio::test]
 async fn a_killed_controller_comes_back_with_every_lease_and_policy_and_agents_resume() {
@@ -79,38 +81,50 @@ async fn a_wiped_controller_takes_leases_back_and_sends_snapshots() {
     }
 }
 
+/// Allows access and sets security groups, one after the other, until the controller is gone. Returns what was
+/// acknowledged.
+async fn write(mut client: OperatorClient<Channel>, app: String) -> BTreeSet<(Kind, String)> {
+    let mut acknowledged = BTreeSet::new();
+    for port in 1..=u16::MAX {
+        let access = v1::AccessRequest {
+            source_app: app.clone(),
+            destination_app: "backend".to_owned(),
+            protocol: "tcp".to_owned(),
+            ports: port.to_string(),
+            wait_milliseconds: 0,
+        };
+        if client.allow_access(access).await.is_err() {
+            break;
+        }
+        acknowledged.insert((Kind::Access, format!("{app}-{port}")));
+        let name = format!("{app}-{port}");
+        let group =
+            v1::SetSecurityGroupRequest { name: name.clone(), rules: Vec::new(), wait_milliseconds: 0 };
+        if client.set_security_group(group).await.is_err() {
+            break;
+        }
+        acknowledged.insert((Kind::Group, name));
+    }
+    acknowledged
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Kind {
+    Access,
+    Group,
+}
+
 /// Kills the controller in the middle of its work, some rounds; whatever it acknowledged must be there again.
 #[tokio::test]
 async fn what_was_acknowledged_survives_kill_9() {
     const ROUNDS: u32 = 4;
     const WRITERS: u32 = 4;
     let mut foundation = Foundation::new();
-    let mut acknowledged: BTreeSet<(String, u32)> = BTreeSet::new();
+    let mut acknowledged = BTreeSet::new();
     for round in 0..ROUNDS {
         let controller = foundation.start();
-        let writers: Vec<_> = (0..WRITERS)
-            .map(|writer| {
-                let mut client = foundation.operator();
-                tokio::spawn(async move {
-                    let mut done = Vec::new();
-                    for port in 1..=u32::from(u16::MAX) {
-                        let source_app = format!("app-{round}-{writer}");
-                        let request = v1::AccessRequest {
-                            source_app: source_app.clone(),
-                            destination_app: "backend".to_owned(),
-                            protocol: "tcp".to_owned(),
-                            ports: port.to_string(),
-                            wait_milliseconds: 0,
-                        };
-                        if client.allow_access(request).await.is_err() {
-                            break;
-                        }
-                        done.push((source_app, port));
-                    }
-                    done
-                })
-            })
-            .collect();
+        let write = |writer| tokio::spawn(write(foundation.operator(), format!("app-{round}-{writer}")));
+        let writers: Vec<_> = (0..WRITERS).map(write).collect();
         // Any moment will do; this is long enough for some hundreds of writes.
         let moment = Instant::now() + Duration::from_millis(200 + 70 * u64::from(round));
         tokio::time::sleep_until(moment.into()).await;
@@ -120,14 +134,16 @@ async fn what_was_acknowledged_survives_kill_9() {
         }
     }
     let _controller = foundation.start();
-    let listed = foundation.run(&["list-access", "--json"]).json();
-    let policy = |policy: &serde_json::Value| {
-        let source = policy["source_app"].as_str().unwrap().to_owned();
-        (source, u32::try_from(policy["port_start"].as_u64().unwrap()).unwrap())
-    };
-    let stored: BTreeSet<_> = listed["policies"].as_array().unwrap().iter().map(policy).collect();
+    let access = foundation.run(&["list-access", "--json"]).json();
+    let access = access["policies"].as_array().unwrap().iter().map(|policy| {
+        (Kind::Access, format!("{}-{}", policy["source_app"].as_str().unwrap(), policy["port_start"]))
+    });
+    let groups = foundation.run(&["security-groups", "list", "--json"]).json();
+    let groups = groups["groups"].as_array().unwrap().iter();
+    let groups = groups.map(|group| (Kind::Group, group["name"].as_str().unwrap().to_owned()));
+    let stored: BTreeSet<_> = access.chain(groups).collect();
     assert!(acknowledged.len() > 20, "the controller did not work: {}", acknowledged.len());
-    assert_eq!(acknowledged.difference(&stored).collect::<Vec<_>>(), Vec::<&(String, u32)>::new());
+    assert_eq!(acknowledged.difference(&stored).collect::<Vec<_>>(), Vec::<&(Kind, String)>::new());
     assert!(
         stored.len() <= acknowledged.len() + (ROUNDS * WRITERS) as usize,
         "at most the one under way is more"

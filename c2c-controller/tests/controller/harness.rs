@@ -125,7 +125,11 @@ impl Foundation {
     }
 
     pub(crate) fn operator(&self) -> OperatorClient<Channel> {
-        let identity = Identity::load(&self.operator).unwrap();
+        self.operator_as(&self.operator)
+    }
+
+    pub(crate) fn operator_as(&self, files: &Files) -> OperatorClient<Channel> {
+        let identity = Identity::load(files).unwrap();
         OperatorClient::new(tls::channel(&self.address(), identity).unwrap())
     }
 
@@ -170,7 +174,7 @@ pub(crate) fn hello(number: u8, apps: &[&str]) -> v1::Hello {
         cell: format!("cell-{number}"),
         underlay_address: underlay(number).to_string(),
         apps: apps.iter().map(|app| (*app).to_owned()).collect(),
-        protocol: 1,
+        protocol: 2,
         ..v1::Hello::default()
     }
 }

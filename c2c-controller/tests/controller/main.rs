@@ -3,6 +3,7 @@
 
 mod agents;
 mod durability;
+mod groups;
 mod harness;
 mod operators;
 mod tls;

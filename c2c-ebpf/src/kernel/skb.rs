@@ -1,10 +1,13 @@
 //! The helpers that change, move and describe an skb, each as a safe function. Offsets and lengths are in bytes.
 
+use core::arch::asm;
+
 use aya_ebpf::{
     EbpfContext,
     bindings::{
         BPF_CSUM_LEVEL_DEC, BPF_F_ADJ_ROOM_ENCAP_L2_ETH, BPF_F_ADJ_ROOM_ENCAP_L3_IPV4,
-        BPF_F_ADJ_ROOM_ENCAP_L4_UDP, BPF_F_ADJ_ROOM_FIXED_GSO, BPF_F_ADJ_ROOM_NO_CSUM_RESET, bpf_tunnel_key,
+        BPF_F_ADJ_ROOM_ENCAP_L4_UDP, BPF_F_ADJ_ROOM_FIXED_GSO, BPF_F_ADJ_ROOM_NO_CSUM_RESET,
+        BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, bpf_tunnel_key,
     },
     helpers::generated as helper,
     programs::TcContext,
@@ -20,6 +23,27 @@ pub struct Refused;
 #[inline(always)]
 fn done(result: i64) -> Result<(), Refused> {
     if result == 0 { Ok(()) } else { Err(Refused) }
+}
+
+/// The same context, in a way that the compiler cannot see through. To be used at the start of a function that is not
+/// inlined and reads packet memory: else the compiler passes it the packet's start and end as integers, which are no
+/// pointers to the verifier.
+#[inline(always)]
+pub fn opaque(ctx: &TcContext) -> TcContext {
+    let mut skb = ctx.skb.skb;
+    // SAFETY: a register is set to what it holds. (An instruction, because a line of source without one is no line to the
+    // kernel's reader of BTF.)
+    unsafe { asm!("{skb} = {skb}", skb = inout(reg) skb, options(nostack, preserves_flags)) };
+    TcContext::new(skb)
+}
+
+/// The same number, of which compiler and verifier forget where it came from.
+#[inline(always)]
+pub fn unknown(number: u16) -> u16 {
+    let mut number = number as u64;
+    // SAFETY: a register is set to what it holds.
+    unsafe { asm!("{n} = {n}", n = inout(reg) number, options(pure, nomem, nostack, preserves_flags)) };
+    number as u16
 }
 
 /// Index of the device that the packet came in by (TC ingress) or leaves by (TC egress).
@@ -68,17 +92,17 @@ pub fn set_for_this_host(ctx: &TcContext) {
 
 /// Packets that this skb stands for on the wire: more than one for a GRO or GSO aggregate.
 #[inline(always)]
-pub fn segments(ctx: &TcContext) -> u64 {
+pub fn segments(ctx: &TcContext) -> u16 {
     // SAFETY: as for `ifindex`.
     let segments = unsafe { (*ctx.skb.skb).gso_segs };
-    if segments == 0 { 1 } else { segments as u64 }
+    if segments == 0 { 1 } else { segments as u16 }
 }
 
-/// Whether the skb is an aggregate, to be cut by the device or the stack.
+/// Payload bytes of each packet that an aggregate is cut into; 0 for a packet that is one already.
 #[inline(always)]
-pub fn is_gso(ctx: &TcContext) -> bool {
+pub fn gso_size(ctx: &TcContext) -> u32 {
     // SAFETY: as for `ifindex`.
-    unsafe { (*ctx.skb.skb).gso_size != 0 }
+    unsafe { (*ctx.skb.skb).gso_size }
 }
 
 /// The flow's hash, the same for all packets of a flow.
@@ -121,6 +145,58 @@ pub fn load<const N: usize>(ctx: &TcContext, offset: u32) -> Result<[u8; N], Ref
     let result =
         unsafe { helper::bpf_skb_load_bytes(ctx.as_ptr(), offset, bytes.as_mut_ptr().cast(), N as u32) };
     done(result).map(|()| bytes)
+}
+
+/// Copies `len` bytes from `offset` into the start of a buffer of zeros; `len` is 1 to `N`.
+#[inline(always)]
+pub fn load_some<const N: usize>(ctx: &TcContext, offset: u32, len: u32) -> Result<[u8; N], Refused> {
+    let mut bytes = [0u8; N];
+    if len == 0 || len > N as u32 {
+        return Err(Refused);
+    }
+    // SAFETY: the buffer is at least `len` bytes long and outlives the call.
+    let result = unsafe { helper::bpf_skb_load_bytes(ctx.as_ptr(), offset, bytes.as_mut_ptr().cast(), len) };
+    done(result).map(|()| bytes)
+}
+
+/// Which field of a packet is changed, for its checksum.
+#[derive(Clone, Copy)]
+pub enum Field {
+    /// One that only the checksum's own header holds.
+    Own,
+    /// An address, which TCP and UDP count in without holding it.
+    Pseudo,
+}
+
+/// Makes the checksum at `offset` of a transport header right for a field that was `from` and is `to`, `size` bytes of
+/// it (2 or 4). `zero_is_none` for UDP: a packet without a checksum stays so.
+#[inline(always)]
+pub fn fix_checksum(
+    ctx: &TcContext,
+    offset: u32,
+    (from, to): (u32, u32),
+    size: u64,
+    field: Field,
+    zero_is_none: bool,
+) -> Result<(), Refused> {
+    let pseudo = if matches!(field, Field::Pseudo) { BPF_F_PSEUDO_HDR as u64 } else { 0 };
+    let zero = if zero_is_none { BPF_F_MARK_MANGLED_0 as u64 } else { 0 };
+    // SAFETY: the helper takes any skb context; pointers into the packet are read anew after it.
+    done(unsafe {
+        helper::bpf_l4_csum_replace(ctx.skb.skb, offset, from as u64, to as u64, size | pseudo | zero)
+    })
+}
+
+/// Makes an IPv4 header's checksum, at `offset`, right for a field that was `from` and is `to`.
+#[inline(always)]
+pub fn fix_ipv4_checksum(
+    ctx: &TcContext,
+    offset: u32,
+    (from, to): (u32, u32),
+    size: u64,
+) -> Result<(), Refused> {
+    // SAFETY: as for `fix_checksum`.
+    done(unsafe { helper::bpf_l3_csum_replace(ctx.skb.skb, offset, from as u64, to as u64, size) })
 }
 
 /// Makes room for the outer headers behind the Ethernet header and marks the packet as a UDP tunnel's, so that device

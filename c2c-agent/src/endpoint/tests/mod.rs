@@ -1,13 +1,16 @@
 //! The manager with real namespaces and a datapath that only remembers. A cell here is a namespace of its own, so the
 //! machine's interfaces are never in reach, and everything ends with its last descriptor.
 
+mod changes;
 mod lifecycle;
+mod limits;
+mod metadata;
 mod recovery;
 
-use super::{Manager, Record, Report, Wire};
+use super::{Manager, Record, Report, Settings, Wire};
 use crate::fabric::CellLease;
 use crate::host::{Link, Netns, links, testing};
-use c2c_proto::agent_api::{Add, Added, ApiError, Attachment};
+use c2c_proto::agent_api::{Add, Added, ApiError, Attachment, Bandwidth, PortRequest};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -62,6 +65,13 @@ impl Wire for Memory {
         Ok(())
     }
 
+    async fn endpoint_update(&self, record: &Record) -> Result<(), Full> {
+        self.refused("update")?;
+        let before = self.entered.lock().unwrap().insert(record.address, record.clone());
+        assert!(before.is_some(), "{} was entered", record.address);
+        Ok(())
+    }
+
     async fn endpoint_remove(&self, record: &Record) -> Result<(), Full> {
         self.refused("remove")?;
         self.entered.lock().unwrap().remove(&record.address);
@@ -82,21 +92,28 @@ struct Cell {
     home: Netns,
     wire: Arc<Memory>,
     manager: Manager<Memory>,
+    settings: Settings,
 }
 
 impl Cell {
     fn new(block: &str) -> Self {
+        Self::with(block, settings())
+    }
+
+    fn with(block: &str, settings: Settings) -> Self {
         let dir = TempDir::new().unwrap();
         let home = testing::namespace();
         let wire = memory(block);
-        let manager = Manager::open_in(dir.path(), Arc::clone(&wire), reopened(&home)).unwrap();
-        Self { dir, home, wire, manager }
+        let manager =
+            Manager::open_in(dir.path(), Arc::clone(&wire), settings.clone(), reopened(&home)).unwrap();
+        Self { dir, home, wire, manager, settings }
     }
 
     /// The agent is gone, and another one starts: the namespace and the disk stay.
     fn restarted(self) -> Self {
-        let wire = memory("10.255.1.0/24");
-        let manager = Manager::open_in(self.dir.path(), Arc::clone(&wire), reopened(&self.home)).unwrap();
+        let (wire, home) = (memory("10.255.1.0/24"), reopened(&self.home));
+        let settings = self.settings.clone();
+        let manager = Manager::open_in(self.dir.path(), Arc::clone(&wire), settings, home).unwrap();
         Self { manager, wire, ..self }
     }
 
@@ -149,6 +166,24 @@ impl Cell {
     }
 }
 
+/// Ports from 61000 to 61007, and nothing else that is not the default.
+fn settings() -> Settings {
+    Settings {
+        cell_address: Ipv4Addr::new(192, 0, 2, 7),
+        mapped_ports: 61_000..=61_007,
+        kept_ports: vec![16_384..=32_767, 4_789..=4_789],
+        dns_servers: None,
+        search_domains: None,
+        bandwidth: Bandwidth::default(),
+        metadata_file: None,
+    }
+}
+
+/// A port that is asked for; 0: any.
+fn port(host_port: u16, container_port: u16) -> PortRequest {
+    PortRequest { host_port, container_port, protocol: None }
+}
+
 fn memory(block: &str) -> Arc<Memory> {
     let overlay = "10.255.0.0/16".parse().unwrap();
     let lease = CellLease { block: block.parse().unwrap(), overlay, mtu: 1450 };
@@ -167,7 +202,14 @@ fn attachment(id: &str) -> Attachment {
 
 fn add(id: &str, container: &Netns) -> Add {
     let metadata = BTreeMap::from([("policy_group_id".to_owned(), Value::from("frontend"))]);
-    Add { attachment: attachment(id), netns: path(container), metadata }
+    Add {
+        attachment: attachment(id),
+        netns: path(container),
+        metadata,
+        ports: Vec::new(),
+        egress: Vec::new(),
+        bandwidth: Bandwidth::default(),
+    }
 }
 
 /// A path by which this process finds the namespace.

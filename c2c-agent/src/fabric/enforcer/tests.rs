@@ -1,9 +1,12 @@
 //! What is written when, and what a refusal leads to, against a kernel that remembers.
 
 use super::*;
-use crate::fabric::fake::{CELL, Fake, grant};
+use crate::fabric::fake::{CELL, Fake, grant, network};
+use crate::fabric::report::Report;
 use crate::policy::world::{Protocol, Rule, Tags, World};
 use c2c_common::layout::{self, PolicyKey};
+
+mod outside;
 
 fn policy(port: u16) -> Policy {
     let rule = Rule {
@@ -21,8 +24,7 @@ fn address(n: u8) -> Ipv4Addr {
 }
 
 fn place(app: &str, n: u32) -> Placed {
-    let mac = [2, 0, 0, 0, 0, 1];
-    Placed { app: app.into(), host_name: format!("s-{n}"), ifindex: n, host_mac: mac, container_mac: mac }
+    Placed { app: app.into(), host_name: format!("s-{n}"), ifindex: n, ..Placed::default() }
 }
 
 fn snapshot(revision: u64, ports: &[u16]) -> Update {
@@ -30,12 +32,13 @@ fn snapshot(revision: u64, ports: &[u16]) -> Update {
         revision,
         leases: Vec::new(),
         policies: ports.iter().map(|port| policy(*port)).collect(),
+        groups: BTreeMap::new(),
     }
 }
 
 /// A cell with a lease, and a stream on which the lease was granted.
 fn leased(kernel: Fake) -> Enforcer<Fake> {
-    let mut enforcer = Enforcer::new(kernel, CELL, Mirror::new(World::default()), None);
+    let mut enforcer = Enforcer::new(kernel, (CELL, network()), Mirror::new(World::default()), None);
     enforcer.restore(BTreeMap::new()).unwrap();
     enforcer.mirror().open();
     enforcer.mirror().granted("s");
@@ -72,7 +75,7 @@ fn a_container_that_the_kernel_refuses_leaves_nothing() {
     assert!(chain(&refused).contains("map ENDPOINTS is full"), "{}", chain(&refused));
     assert!(!enforcer.datapath().attached.contains("s-9"));
     assert_eq!(enforcer.live(), 3);
-    assert!(!enforcer.mirror().hosted().contains("new"));
+    assert!(!enforcer.mirror().hosted().apps.contains("new"));
     assert!(matches!(enforcer.add(address(9), place("new", 0)), Err(FabricError::Attach { .. })));
 }
 
@@ -83,7 +86,8 @@ fn tags_are_written_before_policies_and_policies_before_the_configuration() {
     log(&mut enforcer);
     let applied = enforcer.take([snapshot(5, &[80])]).unwrap();
     assert_eq!(applied, Applied { received: 5, enforced: 5 });
-    assert_eq!(log(&mut enforcer), ["0 leases", "endpoint 10.255.1.2 tag 1", "1 policies", "configure"]);
+    let written = ["0 leases", "endpoint 10.255.1.2 tag 1", "1 policies", "0 mappings", "configure"];
+    assert_eq!(log(&mut enforcer), written);
 }
 
 #[test]
@@ -134,7 +138,7 @@ fn nothing_is_taken_for_a_leftover_before_the_containers_are_restored() {
     let mut kernel = roomy();
     kernel.attached.insert("s-20".into());
     kernel.endpoints.insert(address(2), layout::Endpoint::default());
-    let mut enforcer = Enforcer::new(kernel, CELL, Mirror::new(World::default()), None);
+    let mut enforcer = Enforcer::new(kernel, (CELL, network()), Mirror::new(World::default()), None);
     enforcer.reconcile(CELL);
     assert_eq!(enforcer.datapath().attached_endpoints(), ["s-20"]);
     assert_eq!(enforcer.datapath().endpoints.len(), 1);
@@ -147,7 +151,7 @@ fn adopted_maps_stay_as_they_are_until_lease_and_world_are_known() {
     kernel.endpoints.insert(address(2), row);
     kernel.policies.insert(PolicyKey::default(), 1);
     kernel.config.ready = 1;
-    let mut enforcer = Enforcer::new(kernel, CELL, Mirror::new(World::default()), None);
+    let mut enforcer = Enforcer::new(kernel, (CELL, network()), Mirror::new(World::default()), None);
     enforcer.restore([(address(2), place("f", 20))].into()).unwrap();
     enforcer.reconcile(CELL);
     enforcer.mirror().open();
@@ -180,7 +184,7 @@ fn a_container_without_an_app_name_is_wired_and_never_announced() {
     enforcer.add(address(3), place("not a name", 21)).unwrap();
     assert_eq!(enforcer.live(), 2);
     assert_eq!(enforcer.mirror().announce(), None);
-    assert!(!enforcer.awaits(""));
+    assert!(!enforcer.awaits("", ""));
 }
 
 #[test]

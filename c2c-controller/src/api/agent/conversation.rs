@@ -4,15 +4,14 @@ use super::super::convert::{self, Hello};
 use super::super::{blocking, now};
 use super::AgentService;
 use super::machine::{Machine, Step};
-use crate::domain::{Acquire, AppId, Command, Lease, Revision};
+use crate::domain::{Acquire, Command, Commit, Lease, Revision};
 use crate::ledger::{Done, Ledger, LedgerError};
-use crate::watch::{Next, Session, Start, Subscription};
+use crate::watch::{Hosted, Next, Session, Start, Subscription};
 use c2c_proto::tls::Peer;
 use c2c_proto::v1;
 use c2c_proto::v1::agent_message::Message as Heard;
 use c2c_proto::v1::controller_message::Message;
 use c2c_proto::v1::lease_refused::Reason;
-use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -146,13 +145,13 @@ impl Conversation {
     async fn follow(self, incoming: Incoming, hello: Hello, lease: Lease) -> Result<(), End> {
         say(&self.outgoing, Message::LeaseGrant(self.grant(&lease))).await?;
         let resume = self.resume(&hello);
-        let session = self.service.sessions.enter(hello.cell.clone(), hello.apps.clone());
+        let session = self.service.sessions.enter(hello.cell.clone(), hello.hosted.clone());
         let mut replaced = session.on_replaced();
         let ledger = Arc::clone(&self.service.ledger);
-        let (start, subscription) = subscribe(&ledger, &hello.apps, resume).await?;
+        let (start, subscription) = subscribe(&ledger, &hello.hosted, resume).await?;
         let told = resume.unwrap_or_default();
         let mut leased = Leased {
-            machine: Machine::new(hello.cell, hello.underlay, hello.apps, told),
+            machine: Machine::new(hello.cell, hello.underlay, hello.hosted, told),
             outgoing: self.outgoing.clone(),
             session,
             ledger,
@@ -198,7 +197,7 @@ impl Leased {
                     Some(Some(heard)) => self.hear(heard).await?,
                 },
                 next = self.subscription.next() => match next {
-                    Next::Commits(commits) => { let step = self.machine.commits(&commits); self.step(step).await?; }
+                    Next::Commits(commits) => self.tell(commits).await?,
                     Next::Behind => self.resnapshot().await?,
                     Next::Closed => return Ok(()),
                 },
@@ -221,21 +220,29 @@ impl Leased {
         }
     }
 
+    async fn tell(&mut self, commits: Vec<Arc<Commit>>) -> Result<(), End> {
+        match self.ledger.news(commits, &mut self.subscription, self.machine.hosted()) {
+            Some(news) => {
+                let step = self.machine.news(&news);
+                self.step(step).await
+            }
+            None => self.resnapshot().await,
+        }
+    }
+
     async fn apps_changed(&mut self, changed: v1::AppsChanged) -> Result<(), End> {
-        let parse = |field, names: &[String]| {
-            convert::apps(field, names).map_err(|invalid| Status::invalid_argument(invalid.to_string()))
-        };
-        let (added, removed) = (parse("added", &changed.added)?, parse("removed", &changed.removed)?);
-        let (before, policies) = loop {
-            if let Some(view) = self.ledger.view(&added, &mut self.subscription) {
+        let moves = convert::moves(&changed);
+        let moves = moves.map_err(|invalid| Status::invalid_argument(invalid.to_string()))?;
+        let view = loop {
+            if let Some(view) = self.ledger.view(self.machine.hosted(), &moves, &mut self.subscription) {
                 break view;
             }
             self.resnapshot().await?;
         };
-        for step in self.machine.view(changed.serial, [&removed, &added], &before, &policies) {
+        for step in self.machine.view(changed.serial, &moves, &view) {
             self.step(step).await?;
         }
-        self.session.set_apps(self.machine.apps());
+        self.session.set_hosted(self.machine.hosted());
         Ok(())
     }
 
@@ -258,7 +265,7 @@ impl Leased {
     /// The agent was too slow for its queue: it gets a new world instead of what was dropped.
     async fn resnapshot(&mut self) -> Result<(), End> {
         tracing::warn!(cell = %self.lease.cell, "the agent fell behind; sending a snapshot");
-        let (start, subscription) = subscribe(&self.ledger, self.machine.apps(), None).await?;
+        let (start, subscription) = subscribe(&self.ledger, self.machine.hosted(), None).await?;
         self.subscription = subscription;
         let message = self.machine.start(start);
         say(&self.outgoing, message).await
@@ -286,11 +293,11 @@ async fn hear_hello(incoming: &mut Incoming) -> Result<v1::Hello, Status> {
 
 async fn subscribe(
     ledger: &Arc<Ledger>,
-    apps: &BTreeSet<AppId>,
+    hosted: &Hosted,
     resume: Option<Revision>,
 ) -> Result<(Start, Subscription), Status> {
-    let (ledger, apps) = (Arc::clone(ledger), apps.clone());
-    let subscribed = blocking(move || ledger.subscribe(&apps, resume)).await?;
+    let (ledger, hosted) = (Arc::clone(ledger), hosted.clone());
+    let subscribed = blocking(move || ledger.subscribe(&hosted, resume)).await?;
     subscribed.map_err(|error| Status::unavailable(error.to_string()))
 }
 

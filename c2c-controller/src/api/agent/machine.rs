@@ -2,12 +2,12 @@
 //! into deltas that follow one another without a gap.
 
 use super::super::convert;
-use crate::domain::{AppId, CellName, Change, Commit, Lease, Revision, TaggedPolicy};
-use crate::watch::{Filter, Start};
+use crate::domain::{CellName, Change, Commit, Lease, Revision};
+use crate::ledger::View;
+use crate::watch::{Filter, Hosted, Moves, News, Start};
 use c2c_proto::v1;
 use c2c_proto::v1::controller_message::Message;
 use c2c_proto::v1::lease_refused::Reason;
-use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
@@ -31,13 +31,13 @@ pub(super) enum Step {
 }
 
 impl Machine {
-    /// For an agent that has `told` and hosts `apps`.
-    pub(super) fn new(cell: CellName, underlay: Ipv4Addr, apps: BTreeSet<AppId>, told: Revision) -> Self {
-        Self { cell, underlay, filter: Filter::new(apps), told }
+    /// For an agent that has `told` and hosts `hosted`.
+    pub(super) fn new(cell: CellName, underlay: Ipv4Addr, hosted: Hosted, told: Revision) -> Self {
+        Self { cell, underlay, filter: Filter::new(hosted), told }
     }
 
-    pub(super) fn apps(&self) -> &BTreeSet<AppId> {
-        self.filter.apps()
+    pub(super) fn hosted(&self) -> &Hosted {
+        self.filter.hosted()
     }
 
     /// The revision that the agent says it enforces, which cannot be later than what it was told.
@@ -48,57 +48,54 @@ impl Machine {
     /// The first thing after the lease, and the answer to having fallen behind.
     pub(super) fn start(&mut self, start: Start) -> Message {
         match start {
-            Start::Snapshot { revision, leases, policies } => {
+            Start::Snapshot { revision, leases, policies, groups } => {
                 self.told = revision;
                 Message::Snapshot(v1::Snapshot {
                     revision: revision.get(),
                     leases: leases.iter().map(convert::lease).collect(),
                     policies: policies.iter().map(convert::policy).collect(),
+                    groups: groups.iter().map(convert::group).collect(),
                 })
             }
-            Start::Resume(commits) => Message::Delta(self.delta(&commits)),
+            Start::Resume(news) => Message::Delta(self.delta(&news)),
         }
     }
 
-    /// Commits that follow what the agent was told.
-    pub(super) fn commits(&mut self, commits: &[Arc<Commit>]) -> Step {
-        match self.lease_taken(commits) {
+    /// News that follow what the agent was told.
+    pub(super) fn news(&mut self, news: &News) -> Step {
+        match self.lease_taken(&news.commits) {
             Some((lease, revision)) => Step::End(Message::LeaseRefused(convert::refused(
                 Reason::Contradiction,
                 format!("the lease {lease} was taken away at revision {revision}"),
             ))),
-            None => Step::Say(Message::Delta(self.delta(commits))),
+            None => Step::Say(Message::Delta(self.delta(news))),
         }
     }
 
-    /// The answer to apps that came and left: first what the view holds already and the agent does not know, then the
-    /// view.
-    pub(super) fn view(
-        &mut self,
-        serial: u64,
-        [removed, added]: [&BTreeSet<AppId>; 2],
-        before: &[Arc<Commit>],
-        policies: &[TaggedPolicy],
-    ) -> Vec<Step> {
+    /// The answer to apps and spaces that came and left: first what the view holds already and the agent does not know,
+    /// then the view.
+    pub(super) fn view(&mut self, serial: u64, moves: &Moves, view: &View) -> Vec<Step> {
         let mut steps = Vec::new();
-        if !before.is_empty() {
-            steps.push(self.commits(before));
+        if !view.before.commits.is_empty() {
+            steps.push(self.news(&view.before));
         }
-        self.filter.change(removed, added.iter().cloned());
-        let policies = policies.iter().map(convert::policy).collect();
-        let view = v1::AppsView { serial, revision: self.told.get(), policies };
-        steps.push(Step::Say(Message::AppsView(view)));
+        self.filter.change(moves);
+        steps.push(Step::Say(Message::AppsView(v1::AppsView {
+            serial,
+            revision: self.told.get(),
+            policies: view.policies.iter().map(convert::policy).collect(),
+            groups: view.groups.iter().map(convert::group).collect(),
+        })));
         steps
     }
 
-    fn delta(&mut self, commits: &[Arc<Commit>]) -> v1::Delta {
+    fn delta(&mut self, news: &News) -> v1::Delta {
         let from = self.told;
-        self.told = commits.last().map_or(from, |commit| commit.revision);
-        v1::Delta {
-            from_revision: from.get(),
-            to_revision: self.told.get(),
-            changes: self.filter.changes(commits).filter_map(convert::change).collect(),
-        }
+        self.told = news.commits.last().map_or(from, |commit| commit.revision);
+        let changes = self.filter.changes(&news.commits).filter_map(convert::change);
+        let groups = self.filter.groups(news);
+        let changes = changes.chain(groups.iter().map(convert::group_news)).collect();
+        v1::Delta { from_revision: from.get(), to_revision: self.told.get(), changes }
     }
 
     /// The cell's lease, if the commits leave it without one.
@@ -114,7 +111,12 @@ impl Machine {
             | Change::LeasePut(_)
             | Change::PolicyPut(_)
             | Change::PolicyRemoved(_)
-            | Change::TagFreed(_) => taken,
+            | Change::TagFreed(_)
+            | Change::GroupSet { .. }
+            | Change::GroupRulesChanged(_)
+            | Change::GroupBound(_)
+            | Change::GroupUnbound(_)
+            | Change::GroupRemoved(_) => taken,
         })
     }
 }

@@ -5,10 +5,12 @@
 //! l/<underlay address, 4 bytes>                      a lease
 //! p/<source> 0 <destination> 0 <protocol, 1> <start, 2> <end, 2>
 //! t/<tag, 2>                                         a freed tag
+//! g/<group> 0 <number, 2>                            a piece of a security group's rules
+//! b/<group> 0 <workload, 1> <space, or nothing>      a binding of it
 //! c/<revision, 8>                                    a commit
 //! ```
 
-use crate::domain::{Policy, Revision, Tag};
+use crate::domain::{Binding, GroupName, Policy, Revision, Tag, Workload};
 use std::net::Ipv4Addr;
 
 pub(super) const SCHEMA: &[u8] = b"m/schema";
@@ -19,6 +21,8 @@ pub(super) const COUNTS: &[u8] = b"m/counts";
 pub(super) const LEASES: &[u8] = b"l/";
 pub(super) const POLICIES: &[u8] = b"p/";
 pub(super) const FREED_TAGS: &[u8] = b"t/";
+pub(super) const GROUPS: &[u8] = b"g/";
+pub(super) const BINDINGS: &[u8] = b"b/";
 pub(super) const COMMITS: &[u8] = b"c/";
 
 pub(super) fn lease(underlay: Ipv4Addr) -> Vec<u8> {
@@ -37,6 +41,31 @@ pub(super) fn freed_tag(tag: Tag) -> Vec<u8> {
     [FREED_TAGS, &tag.get().to_be_bytes()].concat()
 }
 
+/// A group has at most as many pieces as there are numbers, by the limit of its rules' length.
+pub(super) fn rules(name: &GroupName, number: u16) -> Vec<u8> {
+    [&all_rules(name)[..], &number.to_be_bytes()].concat()
+}
+
+/// What the keys of all pieces of a group's rules begin with, and no other key.
+pub(super) fn all_rules(name: &GroupName) -> Vec<u8> {
+    [GROUPS, name.as_str().as_bytes(), &[0]].concat()
+}
+
+/// The part of a key of [`rules`] that all pieces share.
+pub(super) fn without_piece(key: &[u8]) -> &[u8] {
+    key.len().checked_sub(2).and_then(|end| key.get(..end)).unwrap_or(key)
+}
+
+/// Names hold no zero byte, so no two bindings share a key.
+pub(super) fn binding(Binding { group, reach }: &Binding) -> Vec<u8> {
+    let workload = match reach.workload {
+        Workload::Running => b'r',
+        Workload::Staging => b's',
+    };
+    let space = reach.space.as_ref().map_or("", |space| space.as_str());
+    [BINDINGS, group.as_str().as_bytes(), &[0, workload], space.as_bytes()].concat()
+}
+
 pub(super) fn commit(revision: Revision) -> Vec<u8> {
     [COMMITS, &revision.get().to_be_bytes()].concat()
 }
@@ -44,6 +73,7 @@ pub(super) fn commit(revision: Revision) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::Reach;
 
     #[test]
     fn commits_sort_by_revision() {
@@ -61,6 +91,23 @@ mod tests {
             key("ab", "c", "tcp", "1"),
             key("a", "bc", "udp", "1"),
             key("a", "bc", "tcp", "1-2"),
+        ];
+        let distinct: std::collections::BTreeSet<_> = keys.iter().collect();
+        assert_eq!(distinct.len(), keys.len());
+    }
+
+    #[test]
+    fn bindings_that_differ_have_keys_that_differ() {
+        let key = |group, workload, space| {
+            let group = GroupName::parse("name", group).unwrap();
+            binding(&Binding { group, reach: Reach::parse(workload, space).unwrap() })
+        };
+        let keys = [
+            key("a", "running", "s"),
+            key("a", "staging", "s"),
+            key("a", "running", ""),
+            key("a", "running", "rs"),
+            key("ar", "running", "s"),
         ];
         let distinct: std::collections::BTreeSet<_> = keys.iter().collect();
         assert_eq!(distinct.len(), keys.len());

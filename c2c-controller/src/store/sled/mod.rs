@@ -8,13 +8,17 @@
 mod beside;
 mod keys;
 
-use super::record::{self, CommitRecord, FreedRecord, LeaseRecord, PolicyRecord};
+use super::record::{self, BindingRecord, CommitRecord, FreedRecord, GroupRecord, LeaseRecord, PolicyRecord};
 use super::{LOG_LENGTH, Since, Store, StoreError, StoreId, log_start};
-use crate::domain::{Change, Commit, Lease, Revision, State, TagFreed, TaggedPolicy, Timestamp};
-use ::sled::{Batch, Db, IVec, Tree};
+use crate::domain::{
+    Binding, Change, Commit, GroupName, GroupRules, Lease, Parts, Revision, State, TagFreed, TaggedPolicy,
+    Timestamp,
+};
+use ::sled::{Batch, Db, Tree};
 use beside::Acknowledged;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use std::collections::BTreeMap;
 use std::fs::DirBuilder;
 use std::io;
 use std::net::Ipv4Addr;
@@ -23,14 +27,24 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Of the keys and records. A controller that finds another one says so and touches nothing.
-const SCHEMA_VERSION: u32 = 1;
+/// Of the keys and records. A controller that finds a later one says so and touches nothing. Version 2 is version 1 with
+/// security groups; a store becomes that when it is told of the first one, so that until then the controller of before
+/// can still read it.
+const SCHEMA_VERSION: u32 = 2;
+const WITHOUT_GROUPS: u32 = 1;
 
 /// sled's own directory in ours.
 const DATABASE: &str = "store";
 
 /// sled's page cache; a foundation of 10,000 policies has about 5 MB of records.
 const CACHE_BYTES: u64 = 32 << 20;
+
+/// A group's rules are written in pieces of this size. What is larger than half a megabyte sled puts into a file of its
+/// own, at every change of what lies beside it, and keeps these files for thousands of changes.
+const PIECE_BYTES: usize = 32 << 10;
+
+/// Values by their keys; nothing for what is removed.
+type Writes = BTreeMap<Vec<u8>, Option<Vec<u8>>>;
 
 /// Keeps everything in a directory.
 #[derive(Debug)]
@@ -43,11 +57,22 @@ pub struct SledStore {
     written: Mutex<Written>,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Written {
+    /// Of what was ever written.
+    schema: u32,
     revision: Revision,
+    counts: Counts,
+}
+
+/// How many records there are of each kind of which none may be missing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Counts {
     leases: u64,
     policies: u64,
+    /// Pieces of their rules.
+    groups: u64,
+    bindings: u64,
 }
 
 impl SledStore {
@@ -78,58 +103,72 @@ impl SledStore {
         Ok(Self { db, path, id, acknowledged, written: Mutex::new(written) })
     }
 
-    fn batch(&self, commit: &Commit, now: Written) -> Result<Batch, StoreError> {
-        let mut batch = Batch::default();
+    /// What a commit writes under each key, or removes, and what is stored then.
+    fn plan(&self, commit: &Commit, now: Written) -> Result<(Writes, Written), StoreError> {
+        let mut writes = Writes::new();
         for change in &commit.changes {
-            self.add_change(&mut batch, change)?;
+            self.add_change(&mut writes, change)?;
         }
-        batch.insert(keys::commit(commit.revision), self.encode(&CommitRecord::from(commit))?);
+        let mut after = Written { revision: commit.revision, ..now };
+        for (key, value) in &writes {
+            let Some(count) = after.counts.of(key) else { continue };
+            let was = self.db.contains_key(key).map_err(|error| self.failed("read", error))?;
+            let put = value.is_some();
+            *count = count.saturating_add(u64::from(put && !was)).saturating_sub(u64::from(!put && was));
+            if key.starts_with(keys::GROUPS) || key.starts_with(keys::BINDINGS) {
+                after.schema = SCHEMA_VERSION;
+            }
+        }
+        writes.insert(keys::commit(commit.revision), Some(self.encode(&CommitRecord::from(commit))?));
         if let Some(old) = commit.revision.get().checked_sub(LOG_LENGTH) {
-            batch.remove(keys::commit(Revision::new(old)));
+            writes.insert(keys::commit(Revision::new(old)), None);
         }
-        batch.insert(keys::REVISION, &now.revision.get().to_be_bytes());
-        batch.insert(keys::COUNTS, counts(now).as_slice());
-        Ok(batch)
+        writes.extend(after.records());
+        Ok((writes, after))
     }
 
-    fn add_change(&self, batch: &mut Batch, change: &Change) -> Result<(), StoreError> {
-        match change {
+    fn add_change(&self, writes: &mut Writes, change: &Change) -> Result<(), StoreError> {
+        let (key, value) = match change {
             Change::LeasePut(lease) => {
-                batch.insert(keys::lease(lease.underlay), self.encode(&LeaseRecord::from(lease))?);
+                (keys::lease(lease.underlay), Some(self.encode(&LeaseRecord::from(lease))?))
             }
-            Change::LeaseRemoved(lease) => batch.remove(keys::lease(lease.underlay)),
+            Change::LeaseRemoved(lease) => (keys::lease(lease.underlay), None),
             Change::PolicyPut(put) => {
-                batch.remove(keys::freed_tag(put.source_tag));
-                batch.remove(keys::freed_tag(put.destination_tag));
-                batch.insert(keys::policy(&put.policy), self.encode(&PolicyRecord::from(put))?);
+                writes.insert(keys::freed_tag(put.source_tag), None);
+                writes.insert(keys::freed_tag(put.destination_tag), None);
+                (keys::policy(&put.policy), Some(self.encode(&PolicyRecord::from(put))?))
             }
-            Change::PolicyRemoved(removed) => batch.remove(keys::policy(&removed.policy)),
+            Change::PolicyRemoved(removed) => (keys::policy(&removed.policy), None),
             Change::TagFreed(freed) => {
-                batch.insert(keys::freed_tag(freed.tag), self.encode(&FreedRecord::from(freed))?);
+                (keys::freed_tag(freed.tag), Some(self.encode(&FreedRecord::from(freed))?))
             }
-        }
+            Change::GroupSet { name, rules } => {
+                self.remove_rules(writes, name)?;
+                let record = self.encode(&GroupRecord::from((name, rules)))?;
+                let pieces = (0..).zip(record.chunks(PIECE_BYTES));
+                writes
+                    .extend(pieces.map(|(number, piece)| (keys::rules(name, number), Some(piece.to_vec()))));
+                return Ok(());
+            }
+            Change::GroupRemoved(name) => return self.remove_rules(writes, name),
+            Change::GroupRulesChanged(_) => return Ok(()),
+            Change::GroupBound(bound) => {
+                (keys::binding(bound), Some(self.encode(&BindingRecord::from(bound))?))
+            }
+            Change::GroupUnbound(unbound) => (keys::binding(unbound), None),
+        };
+        writes.insert(key, value);
         Ok(())
     }
 
-    /// What will be stored after the commit.
-    fn count(&self, commit: &Commit, mut now: Written) -> Result<Written, StoreError> {
-        let mut seen = std::collections::BTreeMap::new();
-        for change in &commit.changes {
-            let (key, put) = match change {
-                Change::LeasePut(lease) => (keys::lease(lease.underlay), true),
-                Change::LeaseRemoved(lease) => (keys::lease(lease.underlay), false),
-                Change::PolicyPut(put) => (keys::policy(&put.policy), true),
-                Change::PolicyRemoved(removed) => (keys::policy(&removed.policy), false),
-                Change::TagFreed(_) => continue,
-            };
-            seen.insert(key, put);
+    /// Removes all pieces of a group's rules, those that this very commit writes, too.
+    fn remove_rules(&self, writes: &mut Writes, name: &GroupName) -> Result<(), StoreError> {
+        let all = keys::all_rules(name);
+        for key in self.db.scan_prefix(&all).keys() {
+            writes.insert(key.map_err(|error| self.failed("read", error))?.to_vec(), None);
         }
-        for (key, put) in seen {
-            let was = self.db.contains_key(&key).map_err(|error| self.failed("read", error))?;
-            let count = if key.starts_with(keys::LEASES) { &mut now.leases } else { &mut now.policies };
-            *count = count.saturating_add(u64::from(put && !was)).saturating_sub(u64::from(!put && was));
-        }
-        Ok(Written { revision: commit.revision, ..now })
+        writes.iter_mut().filter(|(key, _)| key.starts_with(&all)).for_each(|(_, value)| *value = None);
+        Ok(())
     }
 
     fn encode(&self, record: &impl Serialize) -> Result<Vec<u8>, StoreError> {
@@ -142,6 +181,54 @@ impl SledStore {
         source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
     ) -> StoreError {
         failed(tried, &self.path, source)
+    }
+}
+
+impl Written {
+    /// Nothing yet.
+    const NOTHING: Self = Self {
+        schema: WITHOUT_GROUPS,
+        revision: Revision::ZERO,
+        counts: Counts { leases: 0, policies: 0, groups: 0, bindings: 0 },
+    };
+
+    /// As it is stored.
+    fn records(&self) -> [(Vec<u8>, Option<Vec<u8>>); 3] {
+        [
+            (keys::SCHEMA.to_vec(), Some(self.schema.to_be_bytes().to_vec())),
+            (keys::REVISION.to_vec(), Some(self.revision.get().to_be_bytes().to_vec())),
+            (keys::COUNTS.to_vec(), Some(self.counts_record())),
+        ]
+    }
+
+    fn counts_record(&self) -> Vec<u8> {
+        let Counts { leases, policies, groups, bindings } = self.counts;
+        let counts = [leases, policies, groups, bindings].map(u64::to_be_bytes);
+        let kinds = if self.schema == WITHOUT_GROUPS { 2 } else { counts.len() };
+        counts.into_iter().take(kinds).flatten().collect()
+    }
+}
+
+impl Counts {
+    fn stored(db: &Tree) -> Self {
+        let count = |prefix: &[u8]| db.scan_prefix(prefix).count() as u64;
+        Self {
+            leases: count(keys::LEASES),
+            policies: count(keys::POLICIES),
+            groups: count(keys::GROUPS),
+            bindings: count(keys::BINDINGS),
+        }
+    }
+
+    /// The count that a key's record is part of.
+    fn of(&mut self, key: &[u8]) -> Option<&mut u64> {
+        let kinds = [
+            (keys::LEASES, &mut self.leases),
+            (keys::POLICIES, &mut self.policies),
+            (keys::GROUPS, &mut self.groups),
+            (keys::BINDINGS, &mut self.bindings),
+        ];
+        kinds.into_iter().find(|(prefix, _)| key.starts_with(prefix)).map(|(_, count)| count)
     }
 }
 
@@ -160,8 +247,14 @@ impl Store for SledStore {
         if commit.revision != written.revision.next() {
             return Err(StoreError::Conflict { wanted: commit.revision, stored: written.revision });
         }
-        let now = self.count(commit, *written)?;
-        let batch = self.batch(commit, now)?;
+        let (writes, now) = self.plan(commit, *written)?;
+        let mut batch = Batch::default();
+        for (key, value) in writes {
+            match value {
+                Some(value) => batch.insert(key, value),
+                None => batch.remove(key),
+            }
+        }
         self.db.apply_batch(batch).map_err(|error| self.failed("written", error))?;
         self.db.flush().map_err(|error| self.failed("written", error))?;
         *written = now;
@@ -210,12 +303,12 @@ fn open_and_read(path: &Path, known_id: Option<&str>) -> Result<(Db, StoreId, Wr
     match (read(keys::SCHEMA)?, read(keys::STORE)?) {
         (None, None) if known_id.is_none() && db.is_empty() => {
             let id = create(&db, path)?;
-            Ok((db, id, Written::default()))
+            Ok((db, id, Written::NOTHING))
         }
         (Some(schema), Some(id)) => {
-            check_schema(path, &schema)?;
+            let schema = check_schema(path, &schema)?;
             let id = check_id(path, &id, known_id)?;
-            let written = check_content(&db, path, read(keys::REVISION)?, read(keys::COUNTS)?)?;
+            let written = check_content(&db, path, schema)?;
             Ok((db, id, written))
         }
         (Some(_) | None, Some(_) | None) => Err(damaged(path, "its identity is lost")),
@@ -225,18 +318,18 @@ fn open_and_read(path: &Path, known_id: Option<&str>) -> Result<(Db, StoreId, Wr
 fn create(db: &Db, path: &Path) -> Result<StoreId, StoreError> {
     let id = StoreId::random();
     let mut batch = Batch::default();
-    batch.insert(keys::SCHEMA, &SCHEMA_VERSION.to_be_bytes());
     batch.insert(keys::STORE, id.as_str());
-    batch.insert(keys::REVISION, &0_u64.to_be_bytes());
-    batch.insert(keys::COUNTS, counts(Written::default()).as_slice());
+    for (key, value) in Written::NOTHING.records() {
+        batch.insert(key, value.unwrap_or_default());
+    }
     db.apply_batch(batch).and_then(|()| db.flush()).map_err(|error| failed("written", path, error))?;
     Ok(id)
 }
 
-fn check_schema(path: &Path, stored: &[u8]) -> Result<(), StoreError> {
+fn check_schema(path: &Path, stored: &[u8]) -> Result<u32, StoreError> {
     let found = stored.try_into().map(u32::from_be_bytes).map_err(|_| damaged(path, "it has no version"))?;
-    if found == SCHEMA_VERSION {
-        return Ok(());
+    if (WITHOUT_GROUPS..=SCHEMA_VERSION).contains(&found) {
+        return Ok(found);
     }
     Err(StoreError::Schema { path: path.to_owned(), found, expected: SCHEMA_VERSION })
 }
@@ -252,22 +345,15 @@ fn check_id(path: &Path, stored: &[u8], known_id: Option<&str>) -> Result<StoreI
 }
 
 /// Reads everything once: what is there must be as much as was written, and make a state.
-fn check_content(
-    db: &Tree,
-    path: &Path,
-    revision: Option<IVec>,
-    stored_counts: Option<IVec>,
-) -> Result<Written, StoreError> {
+fn check_content(db: &Tree, path: &Path, schema: u32) -> Result<Written, StoreError> {
+    let read = |key: &[u8]| db.get(key).map_err(|error| open_error(path, error));
+    let revision = read(keys::REVISION)?;
     let revision = revision.and_then(|bytes| bytes.as_ref().try_into().ok()).map(u64::from_be_bytes);
     let revision = Revision::new(revision.ok_or_else(|| damaged(path, "its revision is lost"))?);
-    let state = read_state(db, path, revision)?;
-    let written = Written {
-        revision,
-        leases: state.leases().count() as u64,
-        policies: state.policies().count() as u64,
-    };
-    if stored_counts.as_deref() != Some(counts(written).as_slice()) {
-        return Err(damaged(path, "leases or policies are missing"));
+    read_state(db, path, revision)?;
+    let written = Written { schema, revision, counts: Counts::stored(db) };
+    if read(keys::COUNTS)?.as_deref() != Some(written.counts_record().as_slice()) {
+        return Err(damaged(path, "leases, policies or security groups are missing"));
     }
     let last = db.scan_prefix(keys::COMMITS).keys().next_back().transpose();
     let last = last.map_err(|error| open_error(path, error))?;
@@ -278,11 +364,15 @@ fn check_content(
 }
 
 fn read_state(db: &Tree, path: &Path, revision: Revision) -> Result<State, StoreError> {
-    let leases = read_all::<LeaseRecord, Lease>(db, path, keys::LEASES)?;
-    let policies = read_all::<PolicyRecord, TaggedPolicy>(db, path, keys::POLICIES)?;
-    let freed = read_all::<FreedRecord, TagFreed>(db, path, keys::FREED_TAGS)?;
-    State::restore(revision, leases, policies, freed)
-        .map_err(|error| StoreError::inconsistent(path.to_owned(), &error))
+    let parts = Parts {
+        revision,
+        leases: read_all::<LeaseRecord, Lease>(db, path, keys::LEASES)?,
+        policies: read_all::<PolicyRecord, TaggedPolicy>(db, path, keys::POLICIES)?,
+        freed: read_all::<FreedRecord, TagFreed>(db, path, keys::FREED_TAGS)?,
+        groups: read_groups(db, path)?,
+        bindings: read_all::<BindingRecord, Binding>(db, path, keys::BINDINGS)?,
+    };
+    State::restore(parts).map_err(|error| StoreError::inconsistent(path.to_owned(), &error))
 }
 
 fn read_all<R, T>(db: &Tree, path: &Path, prefix: &[u8]) -> Result<Vec<T>, StoreError>
@@ -297,8 +387,22 @@ where
     read.collect()
 }
 
-fn counts(written: Written) -> Vec<u8> {
-    [written.leases.to_be_bytes(), written.policies.to_be_bytes()].concat()
+/// Puts the pieces together again.
+fn read_groups(db: &Tree, path: &Path) -> Result<Vec<(GroupName, GroupRules)>, StoreError> {
+    let mut records: Vec<(Vec<u8>, Vec<u8>)> = Vec::new();
+    for entry in db.scan_prefix(keys::GROUPS) {
+        let (key, piece) = entry.map_err(|error| failed("read", path, error))?;
+        let group = keys::without_piece(&key);
+        match records.last_mut() {
+            Some((last, record)) if last == group => record.extend_from_slice(&piece),
+            Some(_) | None => records.push((group.to_vec(), piece.to_vec())),
+        }
+    }
+    let read = records.iter().map(|(_, bytes)| {
+        let group = record::decode::<GroupRecord, (GroupName, GroupRules)>(bytes);
+        group.ok_or_else(|| damaged(path, "a record cannot be read"))
+    });
+    read.collect()
 }
 
 fn open_error(path: &Path, error: ::sled::Error) -> StoreError {

@@ -1,7 +1,7 @@
 //! What is particular to a store on a disk: that it is there again, and that it says what is wrong with it.
 
 use super::*;
-use crate::store::conformance::{self, commit, lease, policy};
+use crate::store::conformance::{self, binding, commit, group_set, lease, policy};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
@@ -30,6 +30,8 @@ fn filled() -> (TempDir, StoreId, State) {
     let store = open(&directory).unwrap();
     store.commit(&commit(1, vec![Change::LeasePut(lease(1))])).unwrap();
     store.commit(&commit(2, vec![Change::PolicyPut(policy("a", "b", [1, 2]))])).unwrap();
+    let web = vec![group_set("web", "80"), Change::GroupBound(binding("web", "running", "s"))];
+    store.commit(&commit(3, web)).unwrap();
     (directory, store.id(), store.snapshot().unwrap())
 }
 
@@ -59,8 +61,8 @@ fn a_store_that_is_opened_again_is_the_same() {
     let (directory, id, state) = filled();
     let store = open(&directory).unwrap();
     assert_eq!((store.id(), store.snapshot().unwrap()), (id, state));
-    assert!(matches!(store.changes_since(Revision::ZERO), Ok(Since::Commits(commits)) if commits.len() == 2));
-    store.commit(&commit(3, vec![Change::LeaseRemoved(lease(1))])).unwrap();
+    assert!(matches!(store.changes_since(Revision::ZERO), Ok(Since::Commits(commits)) if commits.len() == 3));
+    store.commit(&commit(4, vec![Change::LeaseRemoved(lease(1))])).unwrap();
 }
 
 #[test]
@@ -76,16 +78,72 @@ fn another_schema_is_refused_and_left_alone() {
     let (directory, ..) = filled();
     tamper(&directory, |db| drop(db.insert(keys::SCHEMA, &9_u32.to_be_bytes()).unwrap()));
     let error = open_error(&directory);
-    assert!(error.ends_with("has schema version 9; this controller reads version 1"), "{error}");
+    assert!(error.ends_with("has schema version 9; this controller reads versions up to 2"), "{error}");
+}
+
+/// Byte for byte what version 1 wrote: a lease, a policy and a freed tag, at revision 3.
+#[test]
+fn a_store_of_before_security_groups_opens_and_becomes_another_with_the_first() {
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::create_dir(directory.path().join("data")).unwrap();
+    let record = |json: &str| [b"\x01", json.as_bytes()].concat();
+    let lease_json = r#"{"cell":"cell-1","underlay":"192.0.2.1","block":"10.255.1.0/24","renewed":1000}"#;
+    let policy_json = r#"{"source":"a","destination":"b","protocol":6,"start":7000,"end":7010,"source_tag":1,"destination_tag":2}"#;
+    let freed_json = r#"{"tag":3,"app":"c","at":5}"#;
+    let commits = [("lease_put", lease_json), ("policy_put", policy_json), ("tag_freed", freed_json)];
+    tamper(&directory, |db| {
+        db.insert("m/schema", &[0, 0, 0, 1]).unwrap();
+        db.insert("m/store", "0123456789abcdef0123456789abcdef").unwrap();
+        db.insert("m/revision", &3_u64.to_be_bytes()).unwrap();
+        db.insert("m/counts", [1_u64.to_be_bytes(), 1_u64.to_be_bytes()].concat()).unwrap();
+        db.insert(b"l/\xc0\x00\x02\x01", record(lease_json)).unwrap();
+        db.insert(b"p/a\0b\0\x06\x1b\x58\x1b\x62", record(policy_json)).unwrap();
+        db.insert(b"t/\0\x03", record(freed_json)).unwrap();
+        for (revision, (change, json)) in (1_u64..).zip(commits) {
+            let key = [b"c/", &revision.to_be_bytes()[..]].concat();
+            let commit = format!(r#"{{"revision":{revision},"changes":[{{"{change}":{json}}}]}}"#);
+            db.insert(key, record(&commit)).unwrap();
+        }
+    });
+    let store = open(&directory).unwrap();
+    let state = store.snapshot().unwrap();
+    assert_eq!((state.leases().count(), state.policies().count(), state.freed_tags().count()), (1, 1, 1));
+    assert!(matches!(store.changes_since(Revision::ZERO), Ok(Since::Commits(commits)) if commits.len() == 3));
+    store.commit(&commit(4, vec![Change::PolicyPut(policy("a", "d", [1, 4]))])).unwrap();
+    drop(store);
+    let about = |key: &[u8]| {
+        let mut found = None;
+        tamper(&directory, |db| found = db.get(key).unwrap().map(|bytes| bytes.to_vec()));
+        found.unwrap()
+    };
+    assert_eq!(
+        (about(keys::SCHEMA), about(keys::COUNTS).len()),
+        (vec![0, 0, 0, 1], 16),
+        "still readable by that one"
+    );
+    let store = open(&directory).unwrap();
+    store.commit(&commit(5, vec![group_set("web", "80")])).unwrap();
+    let state = store.snapshot().unwrap();
+    drop(store);
+    assert_eq!(about(keys::SCHEMA), [0, 0, 0, 2], "that one must not think that it could");
+    assert_eq!(open(&directory).unwrap().snapshot().unwrap(), state);
 }
 
 #[test]
 fn what_is_missing_is_noticed() {
     type Damage = fn(&Db);
-    let cases: [(Damage, &str); 8] = [
-        (|db| drop(db.remove(keys::lease(lease(1).underlay)).unwrap()), "leases or policies are missing"),
+    let cases: [(Damage, &str); 10] = [
+        (
+            |db| drop(db.remove(keys::lease(lease(1).underlay)).unwrap()),
+            "leases, policies or security groups are missing",
+        ),
         (|db| drop(db.remove(keys::policy(&policy("a", "b", [1, 2]).policy)).unwrap()), "are missing"),
-        (|db| drop(db.remove(keys::commit(Revision::new(2))).unwrap()), "the last change is missing"),
+        (|db| drop(db.remove(keys::binding(&binding("web", "running", "s"))).unwrap()), "are missing"),
+        (
+            |db| drop(db.remove(keys::rules(&binding("web", "running", "s").group, 0)).unwrap()),
+            "security group web is bound to space s for running and does not exist",
+        ),
+        (|db| drop(db.remove(keys::commit(Revision::new(3))).unwrap()), "the last change is missing"),
         (|db| drop(db.remove(keys::REVISION).unwrap()), "its revision is lost"),
         (|db| drop(db.remove(keys::STORE).unwrap()), "its identity is lost"),
         (|db| drop(db.insert(keys::STORE, "another").unwrap()), "it is store another, and the file store-id"),

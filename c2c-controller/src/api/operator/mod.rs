@@ -1,9 +1,12 @@
-//! What an operator may ask: access allowed, removed and listed, leases listed and evicted.
+//! What an operator may ask: access allowed, removed and listed, leases listed and evicted; and in `groups`, security
+//! groups.
+
+mod groups;
 
 use super::{blocking, caller, convert, now};
-use crate::domain::{AppId, Change, Command, Lease, Policy, Refusal, Revision};
+use crate::domain::{AppId, Change, Command, Invalid, Lease, Policy, Refusal, Revision};
 use crate::ledger::{Done, Ledger, LedgerError};
-use crate::watch::{Enforcement, Sessions};
+use crate::watch::{Audience, Enforcement, Sessions};
 use c2c_proto::tls::Role;
 use c2c_proto::v1;
 use c2c_proto::v1::operator_server::Operator;
@@ -39,20 +42,19 @@ impl OperatorService {
         let request = request.into_inner();
         let policy =
             Policy::parse(&request.source_app, &request.destination_app, &request.protocol, &request.ports);
-        let policy = policy.map_err(|invalid| Status::invalid_argument(invalid.to_string()))?;
+        let policy = policy.map_err(|error| invalid(&error))?;
         let done = self.execute(command(policy.clone())).await?;
         let changed = done.commit.is_some();
         tracing::info!(operator = peer.name, %policy, revision = %done.revision, changed, "{action}");
-        let patience = Duration::from_millis(u64::from(request.wait_milliseconds)).min(MAX_WAIT);
-        let apps = [&policy.source, &policy.destination];
+        let audience = Audience::of_policy(&policy);
         let Enforcement { concerned, enforcing } =
-            self.sessions.enforced(apps, done.revision, patience).await;
+            self.sessions.enforced(&audience, done.revision, patience(request.wait_milliseconds)).await;
         Ok(Response::new(v1::AccessReply {
             revision: done.revision.get(),
             changed,
             cells_concerned: count(concerned),
             cells_enforcing: count(enforcing),
-            elapsed_microseconds: u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX),
+            elapsed_microseconds: microseconds(began),
         }))
     }
 
@@ -85,7 +87,7 @@ impl Operator for OperatorService {
         caller(&request, Role::Operator).map_err(|status| *status)?;
         let app = request.into_inner().app;
         let app = (!app.is_empty()).then(|| AppId::parse("app", &app)).transpose();
-        let app = app.map_err(|invalid| Status::invalid_argument(invalid.to_string()))?;
+        let app = app.map_err(|error| invalid(&error))?;
         let (revision, policies) = self.ledger.policies(app.as_ref());
         let policies = policies.iter().map(convert::policy).collect();
         Ok(Response::new(v1::ListAccessReply { revision: revision.get(), policies }))
@@ -125,9 +127,15 @@ impl Operator for OperatorService {
         let done = self.execute(Command::Evict { cell }).await?;
         let lease = done.commit.iter().flat_map(|commit| &commit.changes).find_map(|change| match change {
             Change::LeaseRemoved(lease) => Some(lease),
-            Change::LeasePut(_) | Change::PolicyPut(_) | Change::PolicyRemoved(_) | Change::TagFreed(_) => {
-                None
-            }
+            Change::LeasePut(_)
+            | Change::PolicyPut(_)
+            | Change::PolicyRemoved(_)
+            | Change::TagFreed(_)
+            | Change::GroupSet { .. }
+            | Change::GroupRulesChanged(_)
+            | Change::GroupBound(_)
+            | Change::GroupUnbound(_)
+            | Change::GroupRemoved(_) => None,
         });
         if let Some(lease) = lease {
             tracing::info!(operator = peer.name, %lease, revision = %done.revision, "evicted");
@@ -135,13 +143,50 @@ impl Operator for OperatorService {
         let evicted = lease.map(convert::lease);
         Ok(Response::new(v1::EvictCellReply { revision: done.revision.get(), evicted }))
     }
+
+    async fn set_security_group(
+        &self,
+        request: Request<v1::SetSecurityGroupRequest>,
+    ) -> Result<Response<v1::SecurityGroupReply>, Status> {
+        self.set_group(request).await
+    }
+
+    async fn bind_security_group(
+        &self,
+        request: Request<v1::BindSecurityGroupRequest>,
+    ) -> Result<Response<v1::SecurityGroupReply>, Status> {
+        self.change_binding(request, "security group bound", Command::Bind).await
+    }
+
+    async fn unbind_security_group(
+        &self,
+        request: Request<v1::BindSecurityGroupRequest>,
+    ) -> Result<Response<v1::SecurityGroupReply>, Status> {
+        self.change_binding(request, "security group unbound", Command::Unbind).await
+    }
+
+    async fn delete_security_group(
+        &self,
+        request: Request<v1::DeleteSecurityGroupRequest>,
+    ) -> Result<Response<v1::SecurityGroupReply>, Status> {
+        self.delete_group(request).await
+    }
+
+    async fn list_security_groups(
+        &self,
+        request: Request<v1::ListSecurityGroupsRequest>,
+    ) -> Result<Response<v1::ListSecurityGroupsReply>, Status> {
+        self.list_groups(&request)
+    }
 }
 
 /// The only table of status codes for refused commands.
 fn status(error: &LedgerError) -> Status {
     match error {
         LedgerError::Refused(Refusal::TagsExhausted) => Status::resource_exhausted(error.to_string()),
-        LedgerError::Refused(Refusal::UnknownCell(_)) => Status::not_found(error.to_string()),
+        LedgerError::Refused(Refusal::UnknownCell(_) | Refusal::UnknownGroup(_)) => {
+            Status::not_found(error.to_string())
+        }
         LedgerError::Refused(Refusal::Lease(_)) => Status::failed_precondition(error.to_string()),
         LedgerError::Store(source) => {
             tracing::error!(error = source as &dyn std::error::Error, "a change could not be stored");
@@ -149,6 +194,19 @@ fn status(error: &LedgerError) -> Status {
         }
         LedgerError::Broken => Status::unavailable(error.to_string()),
     }
+}
+
+fn invalid(error: &Invalid) -> Status {
+    Status::invalid_argument(error.to_string())
+}
+
+/// How long a request wants to wait, as far as it may.
+fn patience(wait_milliseconds: u32) -> Duration {
+    Duration::from_millis(u64::from(wait_milliseconds)).min(MAX_WAIT)
+}
+
+fn microseconds(since: Instant) -> u64 {
+    u64::try_from(since.elapsed().as_micros()).unwrap_or(u64::MAX)
 }
 
 fn count(cells: usize) -> u32 {

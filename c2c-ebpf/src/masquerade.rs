@@ -1,0 +1,133 @@
+//! The port that a container's flow comes from in the outside's eyes. `c2c_common::outside` says in which order ports are
+//! tried; here they are.
+
+use c2c_common::flow::{End, FlowKey};
+use c2c_common::layout::Config;
+use c2c_common::outside::{self, Pool, TRIES, Translation};
+use c2c_common::wire;
+
+use crate::kernel::maps::{self, TranslationSlot};
+use crate::kernel::skb::unknown;
+
+/// A masqueraded flow that is in the table.
+pub struct Found {
+    /// Where.
+    pub slot: TranslationSlot,
+    /// What is known of it.
+    pub flow: Translation,
+    /// Whether the cell is its key's first end.
+    pub from_first: bool,
+    /// What the outside sees in the container's place.
+    pub end: End,
+}
+
+/// Who talks with whom.
+#[derive(Clone, Copy)]
+pub struct Ends {
+    /// The container.
+    pub container: End,
+    /// The address outside.
+    pub outside: End,
+    /// IP protocol number.
+    pub protocol: u8,
+}
+
+/// The ports of the cell that masqueraded flows come from.
+#[inline(always)]
+pub fn pool(config: &Config) -> Pool {
+    Pool { first: config.nat_first, last: config.nat_last }
+}
+
+/// Where a flow was looked for in vain.
+pub enum Missed {
+    /// Another flow has its first place, or nobody has and it may be in a further one.
+    First,
+    /// It has none.
+    All,
+}
+
+/// A flow in its first place, which is where nearly all are. A packet that opens one (`opening`) looks no further than the
+/// first free place: were it behind, the connection that it repeats would merely get another port before it has begun.
+#[inline(always)]
+pub fn find(config: &Config, ends: Ends, opening: bool, now_ns: u64) -> Result<Found, Missed> {
+    let hash = outside::hash(ends.container, ends.outside);
+    let first = end(config, ends.protocol, hash, 0).ok_or(Missed::All)?;
+    match at(first, ends, now_ns) {
+        Some(Ok(found)) => Ok(found),
+        None if opening => Err(Missed::All),
+        Some(Err(Others)) | None => Err(Missed::First),
+    }
+}
+
+/// A flow in one of its further places. It is found by its port and looked up again, so that the verifier does not
+/// follow what comes after it once for each attempt.
+#[inline(always)]
+pub fn find_further(config: &Config, ends: Ends, opening: bool, now_ns: u64) -> Option<Found> {
+    let hash = outside::hash(ends.container, ends.outside);
+    let (mut port, mut attempt) = (0, 1);
+    while port == 0 && attempt < TRIES {
+        let end = end(config, ends.protocol, hash, attempt)?;
+        match at(end, ends, now_ns) {
+            Some(Ok(_)) => port = end.port,
+            None if opening => return None,
+            _ => {}
+        }
+        attempt += 1;
+    }
+    at(End { addr: config.underlay_addr, port: unknown(port) }, ends, now_ns)?.ok()
+}
+
+/// A place that another flow has.
+struct Others;
+
+/// The flow that the outside sees as `end`, if there is one.
+#[inline(always)]
+fn at(end: End, ends: Ends, now_ns: u64) -> Option<Result<Found, Others>> {
+    let (key, from_first) = FlowKey::new(end, ends.outside, ends.protocol);
+    let (slot, flow) = maps::translation(&key)?;
+    let own = flow.end() == ends.container && !flow.flow.expired(ends.protocol, now_ns);
+    Some(if own { Ok(Found { slot, flow, from_first, end }) } else { Err(Others) })
+}
+
+/// Takes the first place that is free, timed out, or the container's own already, for the flow `opened`, and answers
+/// what the outside sees.
+#[inline(always)]
+pub fn claim(config: &Config, ends: Ends, opened: &Translation) -> Option<End> {
+    let hash = outside::hash(ends.container, ends.outside);
+    let mut attempt = 0;
+    while attempt < TRIES {
+        let end = end(config, ends.protocol, hash, attempt)?;
+        let (key, from_first) = FlowKey::new(end, ends.outside, ends.protocol);
+        if take(&key, &opened.from(from_first), ends.protocol) {
+            return Some(end);
+        }
+        attempt += 1;
+    }
+    None
+}
+
+#[inline(always)]
+fn take(key: &FlowKey, opened: &Translation, protocol: u8) -> bool {
+    let Some((slot, old)) = maps::translation(key) else { return maps::add_translation(key, opened) };
+    if old.end() != opened.end() && !old.flow.expired(protocol, opened.flow.seen_ns) {
+        return false;
+    }
+    slot.write(opened);
+    if old.is_counted() {
+        maps::close_connection(old.addr);
+    }
+    true
+}
+
+/// What the outside sees of a flow at its n-th attempt. Protocols without ports have but one.
+#[inline(always)]
+fn end(config: &Config, protocol: u8, hash: u32, attempt: u32) -> Option<End> {
+    let port = if wire::has_header_once(protocol) {
+        pool(config).port(hash, attempt)?
+    } else if attempt == 0 {
+        0
+    } else {
+        return None;
+    };
+    Some(End { addr: config.underlay_addr, port: port.to_be() })
+}
