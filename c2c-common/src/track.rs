@@ -5,7 +5,7 @@
 
 use crate::counter::Outcome;
 use crate::flow::{Flow, State, flag};
-use crate::wire::{TCP, UDP, tcp};
+use crate::wire::{ICMP, TCP, UDP, tcp};
 
 /// What tracking needs to know of a packet.
 #[derive(Clone, Copy, Debug)]
@@ -200,12 +200,12 @@ fn reply_without_flow(p: &Packet) -> Flow {
     Flow { source_tag: p.destination_tag, state, flags: enforced | opener, ..opened(p, 0) }
 }
 
-/// The first packet seen of a flow to another cell. A TCP packet that opens nothing leaves no entry: it may be the
-/// reply in a connection that *that* cell's container opened, and an entry here would make us its opener and let the
-/// other end's packets in without a policy.
+/// The first packet seen of a flow to another cell; a ping's too, so that its refusal is believed. A TCP packet that
+/// opens nothing leaves no entry: it may be the reply in a connection that *that* cell's container opened, and an entry
+/// here would make us its opener and let the other end's packets in without a policy.
 #[inline(always)]
 fn new_elsewhere(p: &Packet) -> Decision {
-    let opens = p.is_opening() || p.protocol == UDP;
+    let opens = p.is_opening() || matches!(p.protocol, UDP | ICMP);
     Decision::pass(if opens { Some(opened(p, 0)) } else { None })
 }
 
@@ -232,7 +232,7 @@ pub fn by_cell(flow: Option<Flow>, p: &Packet) -> Option<Flow> {
             let forward = flow.is_forward(p.from_first);
             changed(flow, flow.after(forward, p.protocol, p.tcp_flags, p.now_ns))
         }
-        _ if p.has_flow() => Some(opened(p, flag::BY_CELL)),
+        _ if p.has_flow() || p.protocol == ICMP => Some(opened(p, flag::BY_CELL)),
         _ => None,
     }
 }

@@ -19,10 +19,9 @@ use crate::kernel::{maps, skb};
 /// a third of the program's time).
 const LOOK_AHEAD: u32 = IPV4_LEN + 20;
 
-/// The headers of a packet between containers. Aligned so that zeroing it is a few stores: aya's `memset` is a loop over
-/// bytes, and this runs for every packet.
-#[derive(Clone, Copy, Default)]
-#[repr(align(8))]
+/// The headers of a packet, all zeros ([`crate::kernel::packet::zeroed`]) until they were read.
+#[derive(Clone, Copy)]
+#[repr(C, align(8))]
 pub struct Headers {
     /// Offset of the IPv4 header in the frame.
     pub at: u32,
@@ -51,7 +50,11 @@ pub struct Headers {
     pub icmp_type: u8,
     /// ICMP code.
     pub icmp_code: u8,
+    /// Zero, so that the whole is eight-byte words.
+    pub pad: [u8; 3],
 }
+
+const _: () = assert!(size_of::<Headers>() == 32);
 
 /// What the transport header says.
 struct Transport {
@@ -299,7 +302,7 @@ impl Headers {
     #[inline(always)]
     pub fn quoted_flow(&self, ctx: &TcContext) -> Option<FlowKey> {
         let quote = self.quote(ctx)?;
-        if quote.source.addr != self.destination || !matches!(quote.protocol, TCP | UDP) {
+        if quote.source.addr != self.destination || !matches!(quote.protocol, TCP | UDP | ICMP) {
             return None;
         }
         Some(FlowKey::new(quote.source, quote.destination, quote.protocol).0)

@@ -34,6 +34,7 @@ use c2c_common::counter::{Hook, Outcome};
 use crate::account::Account;
 use crate::headers::Headers;
 use crate::kernel::action::{NEXT, XDP_DROP, XDP_PASS};
+use crate::kernel::packet::zeroed;
 
 /// What becomes of a packet.
 #[must_use]
@@ -62,7 +63,7 @@ impl Verdict {
 #[classifier]
 pub fn from_container(ctx: TcContext) -> i32 {
     let account = Account::of(&ctx, Hook::FromContainer);
-    let mut headers = Headers::default();
+    let mut headers = zeroed::<Headers>();
     match from_container::run(&ctx, &mut headers) {
         Verdict::NotOurs => NEXT,
         Verdict::Deliver(outcome, action) => account.deliver(&ctx, outcome, &headers, action),
@@ -82,7 +83,7 @@ pub fn from_container(ctx: TcContext) -> i32 {
 #[classifier]
 pub fn from_underlay(ctx: TcContext) -> i32 {
     let account = Account::of(&ctx, Hook::FromUnderlay);
-    let mut headers = Headers::default();
+    let mut headers = zeroed::<Headers>();
     match from_underlay::run(&ctx, &mut headers) {
         Verdict::NotOurs => NEXT,
         Verdict::Deliver(outcome, action) => account.deliver(&ctx, outcome, &headers, action),
@@ -100,7 +101,7 @@ pub fn from_underlay(ctx: TcContext) -> i32 {
 #[classifier]
 pub fn to_container(ctx: TcContext) -> i32 {
     let account = Account::of(&ctx, Hook::ToContainer);
-    let mut headers = Headers::default();
+    let mut headers = zeroed::<Headers>();
     match to_container::run(&ctx, &mut headers) {
         Verdict::NotOurs => NEXT,
         Verdict::Deliver(outcome, action) => account.deliver(&ctx, outcome, &headers, action),

@@ -67,8 +67,9 @@ pub fn find_further(config: &Config, ends: Ends, opening: bool, now_ns: u64) -> 
     let (mut port, mut attempt) = (0, 1);
     while port == 0 && attempt < TRIES {
         let end = end(config, ends.protocol, hash, attempt)?;
-        match at(end, ends, now_ns) {
-            Some(Ok(_)) => port = end.port,
+        let (key, _) = FlowKey::new(end, ends.outside, ends.protocol);
+        match maps::translation(&key) {
+            Some((_, flow)) if flow.end() == ends.container => port = end.port,
             None if opening => return None,
             _ => {}
         }
@@ -94,16 +95,16 @@ fn at(end: End, ends: Ends, now_ns: u64) -> Option<Result<Found, Others>> {
 #[inline(always)]
 pub fn claim(config: &Config, ends: Ends, opened: &Translation) -> Option<End> {
     let hash = outside::hash(ends.container, ends.outside);
-    let mut attempt = 0;
-    while attempt < TRIES {
+    let (mut taken, mut attempt) = (None, 0);
+    while taken.is_none() && attempt < TRIES {
         let end = end(config, ends.protocol, hash, attempt)?;
         let (key, from_first) = FlowKey::new(end, ends.outside, ends.protocol);
         if take(&key, &opened.from(from_first), ends.protocol) {
-            return Some(end);
+            taken = Some(unknown(end.port));
         }
         attempt += 1;
     }
-    None
+    Some(End { addr: config.underlay_addr, port: taken? })
 }
 
 #[inline(always)]

@@ -1,9 +1,10 @@
-//! The story that shows the fabric at work: two cells, nine chapters, each line a real connection that is checked.
+//! The story that shows the fabric at work: two cells, ten chapters, each line a real connection that is checked.
 //!
 //! A line that fails does not end the story; the exit code tells.
 
 mod failures;
 mod farewell;
+mod outside;
 mod peace;
 mod story;
 
@@ -43,6 +44,7 @@ fn play(story: &mut Story, lab: &mut TemporaryLab) -> Result<()> {
     failures::the_agent_dies(story, lab, &cast)?;
     failures::the_controller_dies(story, lab, &cast)?;
     failures::a_policy_is_taken_back(story, lab, &cast)?;
+    outside::in_by_a_port_and_out_by_a_group(story, lab)?;
     drop(cast);
     farewell::nothing_is_left(story, lab, &before)
 }

@@ -5,15 +5,22 @@ mod build;
 mod cells;
 mod containers;
 mod description;
+mod garden;
+mod groups;
+mod outside;
 mod place;
 mod temporary;
+mod wanted;
 
 pub use build::Options;
 pub use cells::{command, output_of, program};
-pub use containers::{Answer, Container, added_address};
+pub use containers::{Answer, Container, MappedPort, added_address};
 pub use description::{Cell, Controller, Description};
+pub use garden::{GardenAnswer, Sandbox};
+pub use outside::Outside;
 pub use place::Place;
 pub use temporary::{TemporaryLab, guard, in_lab};
+pub use wanted::{Bandwidth, Wanted};
 
 use crate::netns::Namespace;
 use anyhow::{Context, Result, bail};
@@ -62,12 +69,19 @@ impl Lab {
         &self.description.controller
     }
 
-    /// The namespace of a container, of a cell (`cell-a`), of the `controller` or of the `underlay`.
+    /// What is on the underlay beside cells and controller.
+    #[must_use]
+    pub fn outside(&self) -> &Outside {
+        &self.description.outside
+    }
+
+    /// The namespace of a container, of a cell (`cell-a`), of the `controller`, of the `underlay`, of the host `outside`
+    /// or of the one behind it (`far`).
     pub fn namespace(&self, name: &str) -> Result<Namespace> {
         let namespace = self.place.namespace(name);
         if !namespace.exists() {
             bail!(
-                "nothing in this lab is called {name:?}: neither a container nor controller, underlay or cell-NAME"
+                "nothing in this lab is called {name:?}: neither a container nor controller, underlay, outside, far or cell-NAME"
             );
         }
         Ok(namespace)

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result};
 use c2c_tests::demo;
-use c2c_tests::lab::{Lab, Options, Place, guard, program};
+use c2c_tests::lab::{Bandwidth, Lab, Options, Place, Wanted, guard, program};
 use c2c_tests::observe::status::Status;
 use clap::{Parser, Subcommand};
 use std::ffi::OsString;
@@ -36,13 +36,12 @@ enum Action {
         cell: String,
         /// Its name.
         name: String,
-        /// The app it is an instance of.
-        #[arg(long)]
-        app: String,
+        #[command(flatten)]
+        wanted: WantedArguments,
     },
     /// Run a command in the network of a container, of a cell (cell-a), or of the controller, there as its operator.
     Exec {
-        /// A container, cell-NAME, controller or underlay.
+        /// A container, cell-NAME, controller, underlay, outside (a host that is no cell) or far (one behind it).
         name: String,
         /// The command and its arguments.
         #[arg(last = true, required = true)]
@@ -67,6 +66,52 @@ enum Action {
     Guard,
 }
 
+/// What a container shall be.
+#[derive(Debug, clap::Args)]
+struct WantedArguments {
+    /// The app it is an instance of.
+    #[arg(long)]
+    app: String,
+    /// The space that it is in.
+    #[arg(long)]
+    space: Option<String>,
+    /// What it does: app, task or staging.
+    #[arg(long, default_value = "app")]
+    workload: String,
+    /// A port of it that a port of the cell shall lead to, may be repeated; CELL:CONTAINER chooses the cell's.
+    #[arg(long = "port", value_name = "CONTAINER_PORT")]
+    ports: Vec<String>,
+    /// Something outside that it may reach, may be repeated: Garden's NetOutRule as JSON.
+    #[arg(long = "rule", value_name = "JSON")]
+    rules: Vec<String>,
+    /// Its bandwidth in both directions, in kbit/s.
+    #[arg(long, value_name = "KBIT")]
+    bandwidth: Option<u32>,
+}
+
+impl WantedArguments {
+    fn parse(&self) -> Result<Wanted> {
+        let mut wanted = Wanted::app(&self.app).workload(&self.workload);
+        if let Some(space) = &self.space {
+            wanted = wanted.space(space);
+        }
+        for port in &self.ports {
+            let (cell, container) = port.split_once(':').unwrap_or(("0", port));
+            let number = |text: &str| {
+                text.parse().with_context(|| format!("--port {port}: {text:?} is no port, 1 to 65535"))
+            };
+            wanted = wanted.port(number(cell)?, number(container)?);
+        }
+        for rule in &self.rules {
+            wanted =
+                wanted.rule(serde_json::from_str(rule).with_context(|| format!("--rule {rule}: not JSON"))?);
+        }
+        // As much as may come at once: a tenth of a second's worth.
+        let bandwidth = |kbit: u32| Bandwidth { rate: u64::from(kbit) * 1_000, burst: u64::from(kbit) * 100 };
+        Ok(self.bandwidth.map(bandwidth).into_iter().fold(wanted, Wanted::bandwidth))
+    }
+}
+
 fn main() -> ExitCode {
     match perform(Arguments::parse()) {
         Ok(code) => code,
@@ -82,9 +127,13 @@ fn perform(arguments: Arguments) -> Result<ExitCode> {
     match arguments.action {
         Action::Up { cells } => up(place()?, cells)?,
         Action::Status => status(&Lab::open(place()?)?)?,
-        Action::Add { cell, name, app } => {
-            let container = Lab::open(place()?)?.add(&cell, &name, &app)?;
+        Action::Add { cell, name, wanted } => {
+            let wanted = wanted.parse()?;
+            let container = Lab::open(place()?)?.add_as(&cell, &name, &wanted)?;
             println!("{} has {} in namespace {}", container.name, container.address, container.namespace);
+            for port in container.ports {
+                println!("port {} of cell {cell} leads to its port {}", port.cell, port.container);
+            }
         }
         Action::Exec { name, command } => return exec(&Lab::open(place()?)?, &name, &command),
         Action::Remove { name } => Lab::open(place()?)?.remove(&name)?,
@@ -126,9 +175,13 @@ fn status(lab: &Lab) -> Result<()> {
         let agent = runs(cell.is_running());
         println!("cell {}  {}  agent {agent}  {block}  stream {stream}", cell.name, cell.underlay_address);
     }
+    let outside = lab.outside();
+    println!("outside  {}  and behind it far  {}", outside.address, outside.far_address);
     for container in lab.containers()? {
+        let ports: String =
+            container.ports.iter().map(|port| format!("  port {} → {}", port.cell, port.container)).collect();
         println!(
-            "container {}  cell {}  app {}  {}",
+            "container {}  cell {}  app {}  {}{ports}",
             container.name, container.cell, container.app, container.address
         );
     }

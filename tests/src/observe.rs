@@ -5,6 +5,7 @@ pub mod counters;
 pub mod metrics;
 pub mod network;
 pub mod status;
+pub mod traces;
 
 use anyhow::{Context, Result};
 use std::path::Path;

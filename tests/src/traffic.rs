@@ -1,10 +1,15 @@
 //! Traffic between namespaces: servers that say whom they see, clients that tell refused from lost, and forgers.
 
 pub mod forged;
+pub mod frame;
+pub mod icmp;
+pub mod raw;
 pub mod tcp;
 pub mod udp;
+pub mod volume;
 
-use std::fmt::{Display, Formatter, Result};
+use anyhow::ensure;
+use std::fmt::{self, Display, Formatter};
 use std::io;
 use std::net::Ipv4Addr;
 use std::time::Duration;
@@ -42,10 +47,23 @@ impl Attempt {
     pub fn refused_at_once(&self) -> bool {
         self.reach == Reach::Refused && self.took < AT_ONCE
     }
+
+    /// An error unless it was refused before a first packet would have been repeated.
+    pub fn is_refused(&self) -> anyhow::Result<()> {
+        ensure!(self.refused_at_once(), "{} after {:?} instead of refused at once", self.reach, self.took);
+        Ok(())
+    }
+
+    /// An error unless the server was reached and saw this address.
+    pub fn is_seen_as(&self, address: Ipv4Addr) -> anyhow::Result<()> {
+        let wanted = Reach::Reached(address);
+        ensure!(self.reach == wanted, "{} after {:?} instead of {wanted}", self.reach, self.took);
+        Ok(())
+    }
 }
 
 impl Display for Reach {
-    fn fmt(&self, formatter: &mut Formatter<'_>) -> Result {
+    fn fmt(&self, formatter: &mut Formatter<'_>) -> fmt::Result {
         match self {
             Self::Reached(address) => write!(formatter, "connected, seen as {address}"),
             Self::Refused => formatter.write_str("refused"),

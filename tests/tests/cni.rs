@@ -1,11 +1,9 @@
 //! The shim as a container runtime uses it, and misuses it, against a running, a stopped and a dying agent.
 
 use anyhow::{Context, Result, ensure};
-use c2c_tests::lab::{Cell, Lab, Options, added_address, in_lab};
+use c2c_tests::lab::{Lab, Options, added_address, in_lab};
 use c2c_tests::netns::Namespace;
-use c2c_tests::observe::counters;
-use c2c_tests::observe::files_below;
-use c2c_tests::observe::network::NetworkState;
+use c2c_tests::observe::traces::Traces;
 use c2c_tests::traffic::{Reach, tcp};
 use c2c_tests::wait;
 use serde_json::Value;
@@ -20,33 +18,6 @@ const MANY: usize = 50;
 
 fn one_cell() -> Options {
     Options { cells: ONE_CELL, ..Options::default() }
-}
-
-/// Everything on a cell that a container leaves traces in.
-struct Traces {
-    network: NetworkState,
-    files: Vec<String>,
-}
-
-impl Traces {
-    fn of(cell: &Cell) -> Result<Self> {
-        let mut files = files_below(&cell.pin_dir)?;
-        files.extend(files_below(&cell.state_dir.join("endpoints"))?);
-        files.extend(files_below(&cell.state_dir.join("pending-del"))?);
-        Ok(Self { network: NetworkState::of(&cell.namespace())?, files })
-    }
-
-    /// Nothing of any container is left: the cell looks as it did, and its endpoint map is empty.
-    fn are_all_there_is(&self, lab: &Lab, cell: &str) -> Result<()> {
-        wait::until_true("the endpoints to be gone", || {
-            Ok(counters::maps(lab, cell)?.get("ENDPOINTS").is_some_and(|map| map.entries == 0))
-        })?;
-        let now = Self::of(lab.cell(cell)?)?;
-        let differences = self.network.differences(&now.network);
-        ensure!(differences.is_empty(), "the network of cell {cell}: {differences:?}");
-        ensure!(self.files == now.files, "the files of cell {cell}: {:?} became {:?}", self.files, now.files);
-        Ok(())
-    }
 }
 
 fn code_of(document: &Value) -> Option<u64> {

@@ -134,7 +134,8 @@ fn an_unknown_tag_an_unknown_destination_and_a_header_that_cannot_be_read_are_de
             ("malformed", with(0, 0x44)),
             ("malformed", with(2, 0xff)),
             ("malformed", whole[..whole.len() - 1].to_vec()),
-            ("fragment", with(6, 0x20)),
+            // A later piece, whose first one nobody saw.
+            ("fragment", with(7, 0x01)),
         ];
         for (reason, packet) in unreadable {
             is_dropped(lab, &cast, ("b", &format!("from_underlay/{reason}")), b"unknown", || {

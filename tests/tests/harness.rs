@@ -5,11 +5,17 @@ use c2c_tests::lab::{Lab, Place};
 use c2c_tests::netns::{Namespace, TemporaryNamespace};
 use c2c_tests::observe::network::NetworkState;
 use c2c_tests::process::Process;
-use c2c_tests::traffic::{Reach, forged, tcp, udp};
+use c2c_tests::traffic::forged::{CE, Datagram, Header};
+use c2c_tests::traffic::frame::{self, Tap};
+use c2c_tests::traffic::raw::Ear;
+use c2c_tests::traffic::volume::{Flood, Sink};
+use c2c_tests::traffic::{Reach, forged, icmp, tcp, udp};
 use c2c_tests::wait;
-use std::net::Ipv4Addr;
+use nix::sys::socket::SockProtocol;
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::Command;
+use std::time::Duration;
 
 const LEFT: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 const RIGHT: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
@@ -108,9 +114,85 @@ fn a_lost_datagram_is_noticed() -> Result<()> {
 fn forged_sources_leave_the_namespace_as_they_were_written() -> Result<()> {
     let (left, right) = pair("forged")?;
     let udp = udp::Server::start(&right, 7000)?;
-    let datagram = forged::Datagram { source: NOBODY, destination: RIGHT, port: 7000, payload: b"forged" };
+    let datagram = Datagram { source: NOBODY, destination: RIGHT, port: 7000, payload: b"forged" };
     forged::send_plain(&left, &datagram)?;
     wait::until_true("the forged datagram", || Ok(udp.has_received(b"forged")))
+}
+
+#[test]
+fn a_server_says_which_port_it_sees() -> Result<()> {
+    let (left, right) = pair("ports")?;
+    let _tcp = tcp::Server::start(&right, 7000)?;
+    let _udp = udp::Server::start(&right, 7000)?;
+    let talk = tcp::Conversation::start_from(&left, 5000, RIGHT, 7000)?;
+    assert_eq!(talk.seen, SocketAddrV4::new(LEFT, 5000));
+    let seen = udp::Client::start(&left, 5001, RIGHT, 7000)?.exchange(&[7; 3_000])?;
+    assert_eq!(seen, SocketAddrV4::new(LEFT, 5001));
+    Ok(())
+}
+
+#[test]
+fn an_echo_and_errors_are_heard() -> Result<()> {
+    let (left, right) = pair("icmp")?;
+    assert_eq!(icmp::ping(&left, RIGHT)?.reach, Reach::Reached(RIGHT));
+    let ear = icmp::ear(&left)?;
+    udp::Client::start(&left, 5000, RIGHT, 7001)?.send(b"nobody listens")?;
+    let error = ear.hear(icmp::error)?.expect("an error comes back");
+    assert_eq!((error.from, error.kind, error.code), (RIGHT, icmp::UNREACHABLE, icmp::PORT));
+    assert_eq!(error.about_source, SocketAddrV4::new(LEFT, 5000));
+    assert_eq!(error.about_destination, SocketAddrV4::new(RIGHT, 7001));
+    drop(right);
+    Ok(())
+}
+
+#[test]
+fn options_marks_and_pieces_arrive_as_they_were_sent() -> Result<()> {
+    const ROUTER_ALERT: [u8; 4] = [0x94, 4, 0, 0];
+    let (left, right) = pair("headers")?;
+    let udp = udp::Server::start(&right, 7000)?;
+    let ear = Ear::open(&right, SockProtocol::Udp)?;
+    let tap = Tap::open(&right)?;
+    let datagram = Datagram { source: LEFT, destination: RIGHT, port: 7000, payload: b"marked" };
+    let header = Header { options: &ROUTER_ALERT, ecn: CE, ..Header::default() };
+    forged::send_with(&left, &datagram, header)?;
+    let seen = ear.hear(|packet| Some((packet.ecn, packet.options.clone())))?;
+    assert_eq!(seen, Some((CE, ROUTER_ALERT.to_vec())));
+    assert_eq!(tap.hear(|packet| (packet.ecn == CE).then_some(packet.destination))?, Some(RIGHT));
+
+    let long = Datagram { payload: &[9; 64], ..datagram };
+    for piece in forged::cut(&forged::packet(&long, Header::default())?, 16, 77)? {
+        forged::send_ip(&left, RIGHT, &piece)?;
+    }
+    wait::until_true("the pieces to be put together", || Ok(udp.has_received(&[9; 64])))
+}
+
+#[test]
+fn a_frame_goes_out_as_it_is() -> Result<()> {
+    let (left, right) = pair("frame")?;
+    let neighbours = || right.output(Command::new("ip").args(["neighbour", "show"]));
+    // Whoever asks for us is remembered as a neighbour.
+    frame::send(&left, "eth0", &frame::arp_request([2, 0, 0, 0, 0, 9], NOBODY, RIGHT))?;
+    wait::until_true("the request to be read", || Ok(neighbours()?.contains("02:00:00:00:00:09")))
+}
+
+#[test]
+fn a_flood_is_as_fast_as_the_queue_in_its_way() -> Result<()> {
+    const RATE: f64 = 50_000_000.0;
+    let (left, right) = pair("volume")?;
+    let limit = "qdisc add dev eth0 root tbf rate 50mbit burst 20kb latency 25ms";
+    left.output(Command::new("tc").args(limit.split(' ')))?;
+    let (tcp, udp) = (Sink::tcp(&right, 7000)?, Sink::udp(&right, 7000)?);
+    for protocol in ["tcp", "udp"] {
+        let (sink, flood) = match protocol {
+            "tcp" => (&tcp, Flood::tcp(&left, RIGHT, 7000)?),
+            _ => (&udp, Flood::udp(&left, RIGHT, 7000, 80_000_000)?),
+        };
+        sink.gets(1 << 20)?;
+        let share = sink.rate_over(Duration::from_secs(1)) / RATE;
+        drop(flood);
+        assert!((0.85..1.0).contains(&share), "{protocol}: {share}");
+    }
+    Ok(())
 }
 
 #[test]

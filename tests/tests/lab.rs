@@ -134,6 +134,35 @@ fn containers_come_and_go_by_hand() -> Result<()> {
 }
 
 #[test]
+fn a_container_is_given_by_hand_what_cf_gives_it() -> Result<()> {
+    let bench = Bench::new()?;
+    bench.lab_does(&["up", "--cells", "1"])?;
+    let words = ["add", "a", "shop", "--app", "shop", "--space", "store", "--workload", "task"];
+    let more =
+        ["--port", "8080", "--port", "61500:2222", "--rule", "{\"protocol\":2}", "--bandwidth", "100000"];
+    let said_by_add = bench.lab_does(&[&words[..], &more[..]].concat())?;
+    ensure!(said_by_add.contains("port 61500 of cell a leads to its port 2222"), "{said_by_add}");
+    let status = bench.lab_does(&["status"])?;
+    for shown in ["outside  192.0.2.254", "far  198.51.100.2", "→ 8080", "port 61500 → 2222"] {
+        ensure!(status.contains(shown), "{shown} is not in {status}");
+    }
+    for (name, address) in [("outside", "192.0.2.254"), ("far", "198.51.100.2")] {
+        let inside = bench.lab_does(&["exec", name, "--", "ip", "-4", "address", "show", "eth0"])?;
+        ensure!(inside.contains(address), "{inside}");
+    }
+    let lab: Value = serde_json::from_slice(&std::fs::read(bench.place.description_file())?)?;
+    let record = Path::new(lab["containers"].as_str().context("no containers")?).join("shop.json");
+    let record: Value = serde_json::from_slice(&std::fs::read(record)?)?;
+    ensure!(record["ports"][1]["host_port"] == 61_500, "{record}");
+    for wrong in [["--port", "many"], ["--port", "1:2:3"], ["--rule", "nonsense"]] {
+        let refused = bench.lab(&[&["add", "a", "other", "--app", "shop"], &wrong[..]].concat())?;
+        ensure!(!refused.status.success() && said(&refused).contains(wrong[1]), "{refused:?}");
+    }
+    ensure!(!bench.lab_does(&["status"])?.contains("other"));
+    Ok(())
+}
+
+#[test]
 fn what_a_crash_leaves_is_cleared_by_down_and_by_up() -> Result<()> {
     let bench = Bench::new()?;
     let lab = Lab::up(bench.place.clone(), &Options::default())?;

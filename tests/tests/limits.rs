@@ -1,10 +1,11 @@
 //! Bad input, damaged files and full maps: one clear line each, and nothing changes.
 
 use anyhow::{Context, Result, ensure};
-use c2c_tests::lab::{Lab, Options, command, in_lab, output_of};
+use c2c_tests::lab::{Lab, Options, Wanted, command, in_lab, output_of};
 use c2c_tests::netns::Namespace;
 use c2c_tests::traffic::{Reach, forged, tcp};
 use c2c_tests::wait;
+use serde_json::{Value, json};
 use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -240,6 +241,75 @@ fn a_full_policy_map_is_reported_and_what_was_there_keeps_working() -> Result<()
             lab.operator(&["remove-access", "app", "app", "--port", port, "--wait", "0"])?;
         }
         wait::until_true("the agent to be well again", || Ok(lab.status("a")?.page()["ready"] == true))
+    })
+}
+
+#[test]
+fn a_full_egress_map_is_reported_and_what_was_there_keeps_working() -> Result<()> {
+    let options = Options { map_capacity: vec![("EGRESS".to_owned(), 8)], ..one_cell() };
+    in_lab(&options, |lab| {
+        let one = lab.add_as("a", "one", &Wanted::app("app").space("here"))?;
+        let _server = tcp::Server::start(&lab.outside().far(), 7000)?;
+        let rule =
+            |destination: &str| json!({ "protocol": "tcp", "destination": destination, "ports": "7000" });
+        lab.set_group("few", &[rule("198.51.100.0/24")])?;
+        lab.bind_group("few", "running", Some("here"))?;
+        let reached = || -> Result<()> {
+            let attempt = tcp::connect(&one.namespace(), lab.outside().far_address, 7000)?;
+            attempt.is_seen_as(lab.cell("a")?.underlay_address)
+        };
+        reached()?;
+        // Of another space, so that the first container's set stays what it is.
+        let many: Vec<Value> = (0..20).map(|number| rule(&format!("203.0.113.{}", 2 * number))).collect();
+        lab.set_group("many", &many)?;
+        let _two = lab.add_as("a", "two", &Wanted::app("app").space("there"))?;
+        let bind = ["security-groups", "bind", "many", "--space", "there", "--wait", "0"];
+        lab.operator(&bind)?;
+        wait::until_true("the agent to name the full map", || {
+            let page = lab.status("a")?.page().to_string();
+            Ok(page.contains("EGRESS") && page.contains("8 entries"))
+        })?;
+        reached().context("what was allowed before")?;
+        lab.unbind_group("many", "running", Some("there"))?;
+        wait::until_true("the agent to be well again", || Ok(lab.status("a")?.page()["ready"] == true))?;
+        reached()
+    })
+}
+
+#[test]
+fn a_configuration_that_cannot_be_right_is_refused_by_name() -> Result<()> {
+    in_lab(&one_cell(), |lab| {
+        lab.stop_agent("a")?;
+        let cell = lab.cell("a")?;
+        let text = std::fs::read_to_string(&cell.config)?;
+        let wrong = lab.place().path("wrong.toml");
+        let wrong_path = wrong.to_str().context("not text")?;
+        let table: &[(&str, &[&str])] = &[
+            ("mapped_ports = \"61000-66000\"", &["mapped_ports", "61000-66000"]),
+            ("nat_ports = \"20000-10000\"", &["nat_ports", "20000-10000"]),
+            ("nat_ports = \"60999-62000\"", &["nat_ports", "mapped_ports"]),
+            ("nat_ports = \"30000-40000\"", &["nat_ports", "ip_local_reserved_ports"]),
+            ("nat_ports = \"4000-5000\"", &["nat_ports", "4789"]),
+            ("no_masquerade = [\"198.51.100.0/33\"]", &["no_masquerade", "198.51.100.0/33"]),
+            (
+                "dns_servers = [\"localhost\"]",
+                &["invalid DNS server \"localhost\", must be valid IP address"],
+            ),
+            ("host_tcp_services = [\"192.0.2.11\"]", &["host_tcp_services", "192.0.2.11"]),
+            ("deny_networks_running = [\"here\"]", &["deny_networks_running", "here"]),
+            ("outbound_burst = 0", &["outbound_burst", "0"]),
+            ("static_egress = \"maybe\"", &["static_egress", "maybe"]),
+        ];
+        for (line, words) in table {
+            std::fs::write(&wrong, format!("{line}\n{text}"))?;
+            let output = run(lab, &cell.namespace(), "c2c-agent", &["serve", "--config", wrong_path])?;
+            let said = String::from_utf8_lossy(&output.stderr);
+            ensure!(!output.status.success(), "{line} was taken");
+            for word in *words {
+                ensure!(said.contains(word), "{line}: {said:?} does not name {word:?}");
+            }
+        }
+        lab.start_agent("a")
     })
 }
 

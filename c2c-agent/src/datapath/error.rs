@@ -121,5 +121,5 @@ impl Error {
 /// preallocation is another matter).
 pub(super) fn is_full(error: &MapError) -> bool {
     let MapError::SyscallError(SyscallError { io_error, .. }) = error else { return false };
-    io_error.raw_os_error() == Some(nix::libc::E2BIG)
+    matches!(io_error.raw_os_error(), Some(nix::libc::E2BIG | nix::libc::ENOSPC))
 }

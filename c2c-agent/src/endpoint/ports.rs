@@ -33,7 +33,9 @@ pub(super) enum PortError {
     #[error("the cell's port {0} cannot lead into a container: the cell keeps it for NAT or its tunnel")]
     Kept(u16),
     /// The range is used up.
-    #[error("every port of the cell from {0} to {1} leads into a container already")]
+    #[error(
+        "every port of the cell from {0} to {1} leads into a container already; the agent's mapped_ports says which may"
+    )]
     Exhausted(u16, u16),
 }
 

@@ -1,6 +1,10 @@
 //! Reading packet memory: the one place that turns an offset into a load, after checking it against the packet's end.
 
+use core::mem::MaybeUninit;
+
 use aya_ebpf::programs::{TcContext, XdpContext};
+
+use crate::headers::Headers;
 
 /// Memory that holds a packet's start.
 pub trait Frame {
@@ -45,6 +49,31 @@ impl Frame for XdpContext {
         self.data_end()
     }
 }
+
+/// A value of zeros, written word by word: for a plain initialisation the compiler calls `memset`, which on this target
+/// is a loop over bytes.
+#[inline(always)]
+pub fn zeroed<T: Words>() -> T {
+    let mut value = MaybeUninit::<T>::uninit();
+    let words = value.as_mut_ptr().cast::<u64>();
+    let mut i = 0;
+    while i < size_of::<T>() / 8 {
+        // SAFETY: inside the value, which is made of aligned words.
+        unsafe { words.add(i).write_volatile(0) };
+        i += 1;
+    }
+    // SAFETY: all of it was written.
+    unsafe { value.assume_init() }
+}
+
+/// Types made of eight-byte words, of which all zeros is a value.
+///
+/// # Safety
+/// Only structs of integers and arrays of them may implement it, with a size and alignment of eights and no padding.
+pub unsafe trait Words: Copy {}
+
+// SAFETY: repr(C), integers and an array of them, aligned to 8 and 32 bytes (asserted there).
+unsafe impl Words for Headers {}
 
 /// Types of which every bit pattern is a value.
 ///

@@ -6,23 +6,40 @@ use crate::observe::counters;
 use crate::observe::files_below;
 use crate::observe::network::NetworkState;
 use crate::wait;
-use anyhow::Result;
+use anyhow::{Context, Result};
+
+/// Maps that speak of containers and of what is theirs.
+const MAPS: [&str; 5] = ["ENDPOINTS", "POLICIES", "MAPPINGS", "EGRESS", "EGRESS_PORTS"];
 
 /// What the cells looked like before the first container came.
 #[derive(Debug)]
-pub(super) struct Untouched(Vec<(String, NetworkState, Vec<String>)>);
+pub(super) struct Untouched(Vec<Looks>);
+
+/// One of them.
+#[derive(Debug)]
+struct Looks {
+    cell: String,
+    network: NetworkState,
+    pins: Vec<String>,
+    entries: Vec<(&'static str, u64)>,
+}
 
 impl Untouched {
     /// Looks at every cell.
     pub(super) fn of(lab: &Lab) -> Result<Self> {
         let look = |cell: &Cell| {
-            Ok((cell.name.clone(), NetworkState::of(&cell.namespace())?, files_below(&cell.pin_dir)?))
+            Ok(Looks {
+                cell: cell.name.clone(),
+                network: NetworkState::of(&cell.namespace())?,
+                pins: files_below(&cell.pin_dir)?,
+                entries: entries(lab, cell)?,
+            })
         };
         lab.description().cells.iter().map(look).collect::<Result<_>>().map(Self)
     }
 }
 
-/// Chapter 9.
+/// Chapter 10.
 pub(super) fn nothing_is_left(story: &mut Story, lab: &Lab, before: &Untouched) -> Result<()> {
     story.chapter("DEL of everything: nothing is left");
     for container in lab.containers()? {
@@ -30,7 +47,7 @@ pub(super) fn nothing_is_left(story: &mut Story, lab: &Lab, before: &Untouched) 
             lab.remove(&container.name).map(|()| "gone".to_owned())
         });
     }
-    for (cell, network, pins) in &before.0 {
+    for Looks { cell, network, pins, entries } in &before.0 {
         let cell = lab.cell(cell)?;
         story.happens(&format!("cell {}: devices, addresses, routes", cell.name), "as before", || {
             let differences = network.differences(&NetworkState::of(&cell.namespace())?);
@@ -40,10 +57,11 @@ pub(super) fn nothing_is_left(story: &mut Story, lab: &Lab, before: &Untouched) 
             let now = files_below(&cell.pin_dir)?;
             Ok(if &now == pins { "as before".to_owned() } else { format!("{now:?}") })
         });
-        story
-            .happens(&format!("cell {}: map entries, records", cell.name), "none", || left_behind(lab, cell));
+        story.happens(&format!("cell {}: map entries, records", cell.name), "none", || {
+            left_behind(lab, cell, entries)
+        });
     }
-    for (cell, _, _) in &before.0 {
+    for Looks { cell, .. } in &before.0 {
         let cell = lab.cell(cell)?;
         story.happens(
             &format!("cell {}: the agent is stopped and uninstalled", cell.name),
@@ -64,16 +82,20 @@ pub(super) fn nothing_is_left(story: &mut Story, lab: &Lab, before: &Untouched) 
     Ok(())
 }
 
-fn left_behind(lab: &Lab, cell: &Cell) -> Result<String> {
-    // Rows of policies go when the controller's world no longer holds them for this cell, a moment after the last DEL.
-    let emptied = wait::until_true("the policy rows to go", || {
-        let maps = counters::maps(lab, &cell.name)?;
-        Ok(["ENDPOINTS", "POLICIES"].iter().all(|map| maps.get(*map).is_some_and(|map| map.entries == 0)))
-    });
+fn left_behind(lab: &Lab, cell: &Cell, before: &[(&str, u64)]) -> Result<String> {
+    // Rows of policies and groups go when the controller's world no longer holds them for this cell, a moment after the
+    // last DEL.
+    let emptied = wait::until_true("the rows of maps to go", || Ok(entries(lab, cell)? == before));
     let records = files_below(&cell.state_dir.join("endpoints"))?;
     Ok(match (emptied, records.is_empty()) {
         (Ok(()), true) => "none".to_owned(),
-        (Err(error), _) => format!("{error:#}"),
+        (Err(error), _) => format!("{error:#}: {:?}", entries(lab, cell)?),
         (Ok(()), false) => format!("{records:?}"),
     })
+}
+
+fn entries(lab: &Lab, cell: &Cell) -> Result<Vec<(&'static str, u64)>> {
+    let maps = counters::maps(lab, &cell.name)?;
+    let entries = |name| maps.get(name).map(|map| map.entries).with_context(|| format!("no map {name}"));
+    MAPS.into_iter().map(|name| Ok((name, entries(name)?))).collect()
 }

@@ -2,7 +2,7 @@
 
 use super::description::{Cell, Controller, Description};
 use super::place::{Place, make_directory, write, write_json};
-use super::{Lab, cells};
+use super::{Lab, cells, outside};
 use crate::netns::{Namespace, output};
 use anyhow::{Context, Result, bail};
 use serde_json::json;
@@ -96,6 +96,7 @@ impl Lab {
         let names: Vec<String> = CELL_NAMES.chars().take(options.cells).map(String::from).collect();
         let underlay = Namespace::create(place.namespace("underlay").name())?;
         underlay.ip(&["link add br0 type bridge", "link set br0 up"])?;
+        let outside = outside::prepare(place, &underlay)?;
         let controller = prepare_controller(place, &underlay, options)?;
         let cells: Result<Vec<Cell>> = names
             .iter()
@@ -105,7 +106,9 @@ impl Lab {
         let description = Description {
             name: place.name().to_owned(),
             directory: place.directory().to_path_buf(),
+            containers: place.containers(),
             underlay_namespace: underlay.name().to_owned(),
+            outside,
             controller,
             cells: cells?,
         };
@@ -144,7 +147,12 @@ impl Lab {
 }
 
 /// A namespace on the underlay's bridge. It has no route beyond it.
-fn join_underlay(place: &Place, underlay: &Namespace, name: &str, address: Ipv4Addr) -> Result<Namespace> {
+pub(super) fn join_underlay(
+    place: &Place,
+    underlay: &Namespace,
+    name: &str,
+    address: Ipv4Addr,
+) -> Result<Namespace> {
     let host = Namespace::create(place.namespace(name).name())?;
     let port = format!("to-{name}");
     let host_name = host.name();
@@ -205,6 +213,7 @@ fn prepare_cell(
     let address = Ipv4Addr::from_bits(FIRST_CELL_ADDRESS.to_bits() + offset);
     let part = format!("cell-{name}");
     let namespace = join_underlay(place, underlay, &part, address)?;
+    namespace.ip(&[&format!("route add default via {}", outside::ADDRESS)])?;
     issue(place, "cell", &part, Some(address))?;
     let directory = place.path(&part);
     let cell = Cell {
@@ -215,6 +224,7 @@ fn prepare_cell(
         agent_socket: directory.join("agent.sock"),
         cni_config_dir: directory.join("cni"),
         plugin_dir: directory.join("plugins"),
+        networker_config: directory.join("networker.json"),
         metrics_address: SocketAddr::from((Ipv4Addr::LOCALHOST, METRICS_PORT)),
         pin_dir: place.bpf().join(&part),
         state_dir: directory.join("state"),
@@ -227,6 +237,8 @@ fn prepare_cell(
     }
     write(&cell.config, agent_config(place, &cell, options).as_bytes())?;
     write_json(&cell.cni_config_dir.join("10-c2c.conflist"), &configuration_list(&cell))?;
+    let networker = json!({ "agentSocket": cell.agent_socket, "pendingDir": pending_dir(&cell) });
+    write_json(&cell.networker_config, &networker)?;
     let shim = cell.plugin_dir.join("c2c-cni");
     symlink(cells::program("c2c-cni")?, &shim).with_context(|| format!("cannot make {}", shim.display()))?;
     Ok(cell)
@@ -273,7 +285,12 @@ fn configuration_list(cell: &Cell) -> serde_json::Value {
     json!({
         "cniVersion": "1.1.0",
         "name": "c2c",
-        "plugins": [{ "type": "c2c-cni", "agentSocket": cell.agent_socket, "pendingDir": pending_dir(cell) }],
+        "plugins": [{
+            "type": "c2c-cni",
+            "capabilities": { "portMappings": true, "bandwidth": true },
+            "agentSocket": cell.agent_socket,
+            "pendingDir": pending_dir(cell),
+        }],
     })
 }
 

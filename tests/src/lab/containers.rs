@@ -2,11 +2,11 @@
 
 use super::cells::command;
 use super::place::{read_json, write_json};
-use super::{Cell, Lab};
+use super::{Cell, Lab, Wanted};
 use crate::netns::Namespace;
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::Value;
 use std::io::Write;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
@@ -25,6 +25,20 @@ pub struct Container {
     pub namespace: String,
     /// Its address in the overlay.
     pub address: Ipv4Addr,
+    /// Ports of its cell that lead into it.
+    #[serde(default)]
+    pub ports: Vec<MappedPort>,
+}
+
+/// A port of a cell that leads into a container.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MappedPort {
+    /// The cell's port.
+    #[serde(rename = "host_port")]
+    pub cell: u16,
+    /// The container's port.
+    #[serde(rename = "container_port")]
+    pub container: u16,
 }
 
 impl Container {
@@ -32,6 +46,14 @@ impl Container {
     #[must_use]
     pub fn namespace(&self) -> Namespace {
         Namespace::named(&self.namespace)
+    }
+
+    /// The cell's port that leads to one of the container's.
+    pub fn cell_port(&self, container_port: u16) -> Result<u16> {
+        let found = self.ports.iter().find(|port| port.container == container_port);
+        found
+            .map(|port| port.cell)
+            .with_context(|| format!("no port of the cell leads to port {container_port} of {}", self.name))
     }
 }
 
@@ -47,6 +69,11 @@ pub struct Answer {
 impl Lab {
     /// Makes a container's namespace and takes it through the shim. When the shim refuses, the namespace goes again.
     pub fn add(&self, cell: &str, name: &str, app: &str) -> Result<Container> {
+        self.add_as(cell, name, &Wanted::app(app))
+    }
+
+    /// As [`Lab::add`], with all that a container may be given.
+    pub fn add_as(&self, cell: &str, name: &str, wanted: &Wanted) -> Result<Container> {
         let cell = self.cell(cell)?;
         if let Some(wrong) =
             name.chars().find(|character| !character.is_ascii_alphanumeric() && !"-_.".contains(*character))
@@ -54,7 +81,7 @@ impl Lab {
             bail!("a container's name has letters, digits, '-', '_' and '.', not {wrong:?}: {name:?}");
         }
         let namespace = Namespace::create(self.place.namespace(name).name())?;
-        let added = self.attach(cell, name, app);
+        let added = self.attach(cell, name, wanted);
         if added.is_err() {
             namespace.delete()?;
         }
@@ -82,7 +109,7 @@ impl Lab {
     /// All containers, in the order of their names.
     pub fn containers(&self) -> Result<Vec<Container>> {
         let mut containers = Vec::new();
-        for entry in std::fs::read_dir(self.place.path("containers")).context("cannot read the containers")? {
+        for entry in std::fs::read_dir(self.place.containers()).context("cannot read the containers")? {
             let path = entry.context("cannot read the containers")?.path();
             containers.extend(read_json::<Container>(&path)?);
         }
@@ -112,7 +139,7 @@ impl Lab {
 
     /// Starts the shim with all that it is told, and does not wait for it.
     pub fn start_shim(&self, cell: &str, verb: &str, container: &str, app: Option<&str>) -> Result<Child> {
-        let configuration = plugin_configuration(self.cell(cell)?, app)?;
+        let configuration = plugin_configuration(self.cell(cell)?, app.map(Wanted::app).as_ref())?;
         self.start_shim_as(cell, verb, container, &configuration)
     }
 
@@ -140,22 +167,41 @@ impl Lab {
         Ok(child)
     }
 
-    fn attach(&self, cell: &Cell, name: &str, app: &str) -> Result<Container> {
-        let answer = self.shim(&cell.name, "ADD", name, Some(app))?;
+    /// Runs the shim to its end with all that a container may be given.
+    pub fn shim_as(&self, cell: &str, verb: &str, container: &str, wanted: &Wanted) -> Result<Answer> {
+        let configuration = plugin_configuration(self.cell(cell)?, Some(wanted))?;
+        answer(self.start_shim_as(cell, verb, container, &configuration)?)
+    }
+
+    /// The ports of a cell that lead into a container, as its agent tells them.
+    pub fn ports_of(&self, cell: &str, container: &str) -> Result<Vec<MappedPort>> {
+        let page = self.ask_agent(cell, "ports")?;
+        let rows = page.as_array().into_iter().flatten();
+        let ours = rows.filter(|row| row["container_id"] == container);
+        ours.map(|row| {
+            serde_json::from_value(row.clone())
+                .with_context(|| format!("a mapped port is not as expected: {row}"))
+        })
+        .collect()
+    }
+
+    fn attach(&self, cell: &Cell, name: &str, wanted: &Wanted) -> Result<Container> {
+        let answer = self.shim_as(&cell.name, "ADD", name, wanted)?;
         if !answer.ok {
             bail!("the shim refused to add {name}: {}", answer.document);
         }
         Ok(Container {
             name: name.to_owned(),
             cell: cell.name.clone(),
-            app: app.to_owned(),
+            app: wanted.app_name().to_owned(),
             namespace: self.place.namespace(name).name().to_owned(),
             address: added_address(&answer.document)?,
+            ports: if wanted.has_ports() { self.ports_of(&cell.name, name)? } else { Vec::new() },
         })
     }
 
     fn record(&self, name: &str) -> PathBuf {
-        self.place.path(&format!("containers/{name}.json"))
+        self.place.containers().join(format!("{name}.json"))
     }
 }
 
@@ -178,18 +224,16 @@ pub fn added_address(result: &Value) -> Result<Ipv4Addr> {
 }
 
 /// The list's only plugin, with the network's name and version and with metadata, as CF's networker passes it on.
-fn plugin_configuration(cell: &Cell, app: Option<&str>) -> Result<Value> {
+fn plugin_configuration(cell: &Cell, wanted: Option<&Wanted>) -> Result<Value> {
     let path = cell.cni_config_dir.join("10-c2c.conflist");
     let list: Value = read_json(&path)?.with_context(|| format!("{} is missing", path.display()))?;
     let mut configuration =
         list.pointer("/plugins/0").cloned().context("the configuration list has no plugin")?;
     let fields = configuration.as_object_mut().context("the plugin's configuration is not an object")?;
     fields.extend(["cniVersion", "name"].map(|field| (field.to_owned(), list[field].clone())));
-    if let Some(app) = app {
-        fields.insert(
-            "metadata".to_owned(),
-            json!({ "app_id": app, "policy_group_id": app, "container_workload": "app" }),
-        );
+    if let Some(wanted) = wanted {
+        fields.insert("metadata".to_owned(), wanted.metadata());
+        fields.extend(wanted.runtime_config().map(|config| ("runtimeConfig".to_owned(), config)));
     }
     Ok(configuration)
 }

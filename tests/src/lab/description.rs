@@ -1,6 +1,7 @@
 //! `lab.json`: what an outside program has to know to use a lab. Paths are absolute, addresses are reachable inside the
 //! named namespaces only.
 
+use super::Outside;
 use crate::netns::Namespace;
 use crate::process::Process;
 use serde::{Deserialize, Serialize};
@@ -14,8 +15,12 @@ pub struct Description {
     pub name: String,
     /// Where everything of it is.
     pub directory: PathBuf,
+    /// A directory with one JSON file for each container: its namespace, its address and the ports that lead into it.
+    pub containers: PathBuf,
     /// Namespace of the bridge that joins the cells.
     pub underlay_namespace: String,
+    /// What is there beside the cells.
+    pub outside: Outside,
     /// The controller.
     pub controller: Controller,
     /// The cells, in the order of their names.
@@ -64,6 +69,8 @@ pub struct Cell {
     pub cni_config_dir: PathBuf,
     /// Where a container runtime finds the shim; `CNI_PATH`.
     pub plugin_dir: PathBuf,
+    /// What the shim is told with `--configFile` when it is Garden's networker.
+    pub networker_config: PathBuf,
     /// Where its agent serves metrics, inside the namespace.
     pub metrics_address: SocketAddr,
     /// Where its agent pins programs and maps.

@@ -100,7 +100,7 @@ impl Place {
             bail!("{directory} is not empty and not a lab's: choose another with --dir");
         }
         write(&self.path(MARK), self.name.as_bytes())?;
-        make_directory(&self.path("containers"))?;
+        make_directory(&self.containers())?;
         let bpf = self.bpf();
         make_directory(&bpf)?;
         mount(Some("bpf"), &bpf, Some("bpf"), MsFlags::empty(), None::<&Path>)
@@ -169,6 +169,11 @@ impl Place {
         std::fs::remove_dir_all(&self.directory).with_context(|| format!("cannot remove {directory}"))?;
         removed.push(format!("directory {directory}"));
         Ok(())
+    }
+
+    /// Where there is a record of each container.
+    pub(super) fn containers(&self) -> PathBuf {
+        self.path("containers")
     }
 
     /// Where the lab's bpffs is mounted; each cell has a pin directory in it.

@@ -7,7 +7,8 @@ use serde::Deserialize;
 use std::collections::BTreeMap;
 
 /// Outcomes that are counted beside the one that decided the packet.
-const BESIDE_A_DECISION: &[&str] = &["refusal_sent", "refusal_limited", "flow_not_stored"];
+const BESIDE_A_DECISION: &[&str] =
+    &["refusal_sent", "refusal_limited", "flow_not_stored", "rate_would_limit"];
 
 /// Packets by hook and outcome, as `from_container/spoofed_source`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -84,6 +85,10 @@ pub fn expect_only(
     let after = wait::until(&format!("cell {cell} to count {packets} under {name}"), || {
         let now = Counters::of(lab, cell)?;
         Ok((now.packets(name) >= before.packets(name) + packets).then_some(now))
+    })
+    .with_context(|| match Counters::of(lab, cell) {
+        Ok(now) => format!("it counted {:?}", now.since(before)),
+        Err(error) => format!("it cannot be asked: {error:#}"),
     })?;
     let mut moved = after.since(before);
     let counted = moved.remove(name).unwrap_or(0);
@@ -91,6 +96,18 @@ pub fn expect_only(
     moved.retain(|name, _| unmoved(name));
     ensure!(moved.is_empty(), "cell {cell} also counted {moved:?}");
     Ok(())
+}
+
+/// Does a piece of work, and waits until the cell has counted exactly this many packets more under one name.
+pub fn expect_more(
+    lab: &Lab,
+    cell: &str,
+    expected: (&str, u64),
+    work: impl FnOnce() -> Result<()>,
+) -> Result<()> {
+    let before = Counters::of(lab, cell)?;
+    work()?;
+    expect_only(lab, cell, &before, expected, |_| false)
 }
 
 /// How full a cell's maps are.

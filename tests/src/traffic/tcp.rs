@@ -1,10 +1,15 @@
-//! TCP: a server that greets each client with the address it sees and then echoes, and clients for it.
+//! TCP: a server that greets each client with the address and port it sees and then echoes, and clients for it.
 
 use super::{Attempt, Reach, TIMEOUT};
 use crate::netns::Namespace;
 use crate::wait;
 use anyhow::{Context, Result, bail};
-use nix::sys::socket::shutdown;
+use nix::errno::Errno;
+use nix::sys::socket::{
+    AddressFamily, SockFlag, SockType, SockaddrIn, bind, connect as connect_socket, setsockopt, shutdown,
+    socket, sockopt,
+};
+use nix::sys::time::TimeVal;
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, SocketAddrV4, TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
@@ -55,13 +60,15 @@ fn accept(listener: &TcpListener, connections: &Mutex<Vec<TcpStream>>) {
             connections.lock().unwrap_or_else(PoisonError::into_inner).push(copy);
         }
         thread::spawn(move || {
-            let _closed = greet_and_echo(stream, peer);
+            let _closed = greet_and_echo(&stream, peer);
+            // The other copy would keep the connection half open.
+            let _gone = stream.shutdown(Shutdown::Both);
         });
     }
 }
 
-fn greet_and_echo(mut stream: TcpStream, peer: SocketAddr) -> std::io::Result<()> {
-    writeln!(stream, "{}", peer.ip())?;
+fn greet_and_echo(mut stream: &TcpStream, peer: SocketAddr) -> std::io::Result<()> {
+    writeln!(stream, "{peer}")?;
     let mut buffer = vec![0; 16 * 1024];
     loop {
         let length = stream.read(&mut buffer)?;
@@ -75,7 +82,7 @@ pub fn connect(from: &Namespace, to: Ipv4Addr, port: u16) -> Result<Attempt> {
     from.run(|| {
         let started = Instant::now();
         let reach =
-            Conversation::open(to, port).map_or_else(Reach::from, |talk| Reach::Reached(talk.seen_as));
+            Conversation::open(0, to, port).map_or_else(Reach::from, |talk| Reach::Reached(*talk.seen.ip()));
         Ok(Attempt { reach, took: started.elapsed() })
     })
 }
@@ -84,27 +91,34 @@ pub fn connect(from: &Namespace, to: Ipv4Addr, port: u16) -> Result<Attempt> {
 #[derive(Debug)]
 pub struct Conversation {
     reader: BufReader<TcpStream>,
-    /// The address that the server sees.
-    pub seen_as: Ipv4Addr,
+    /// The address and port that the server sees.
+    pub seen: SocketAddrV4,
 }
 
 impl Conversation {
     /// Connects from a namespace.
     pub fn start(from: &Namespace, to: Ipv4Addr, port: u16) -> Result<Self> {
-        from.run(|| Self::open(to, port).with_context(|| format!("cannot connect to {to}:{port}")))
+        Self::start_from(from, 0, to, port)
     }
 
-    fn open(to: Ipv4Addr, port: u16) -> std::io::Result<Self> {
-        let stream = TcpStream::connect_timeout(&SocketAddr::V4(SocketAddrV4::new(to, port)), TIMEOUT)?;
+    /// As [`Conversation::start`], from a port of the caller's choice.
+    pub fn start_from(from: &Namespace, source_port: u16, to: Ipv4Addr, port: u16) -> Result<Self> {
+        from.run(|| {
+            Self::open(source_port, to, port).with_context(|| format!("cannot connect to {to}:{port}"))
+        })
+    }
+
+    fn open(source_port: u16, to: Ipv4Addr, port: u16) -> std::io::Result<Self> {
+        let stream = connected(source_port, SocketAddrV4::new(to, port))?;
         stream.set_read_timeout(Some(TIMEOUT))?;
         stream.set_write_timeout(Some(TIMEOUT))?;
         stream.set_nodelay(true)?;
         let mut reader = BufReader::new(stream);
         let mut greeting = String::new();
         reader.read_line(&mut greeting)?;
-        let seen_as =
+        let seen =
             greeting.trim().parse().map_err(|error| std::io::Error::new(ErrorKind::InvalidData, error))?;
-        Ok(Self { reader, seen_as })
+        Ok(Self { reader, seen })
     }
 
     /// Sends a line and waits for its echo.
@@ -127,6 +141,23 @@ impl Conversation {
         }
         bail!("the connection still works after {} ms", bound.as_millis())
     }
+}
+
+/// A connection from a local port, 0 for any, that is given up after the common time.
+fn connected(source_port: u16, to: SocketAddrV4) -> std::io::Result<TcpStream> {
+    if source_port == 0 {
+        return TcpStream::connect_timeout(&SocketAddr::V4(to), TIMEOUT);
+    }
+    let socket = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+    let bound = TimeVal::new(TIMEOUT.as_secs().cast_signed(), 0);
+    setsockopt(&socket, sockopt::SendTimeout, &bound)?;
+    setsockopt(&socket, sockopt::ReuseAddr, &true)?;
+    bind(socket.as_raw_fd(), &SockaddrIn::from(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, source_port)))?;
+    // The kernel gives a connect up after the socket's send timeout with EINPROGRESS (socket(7)).
+    connect_socket(socket.as_raw_fd(), &SockaddrIn::from(to)).map_err(|error| {
+        if error == Errno::EINPROGRESS { ErrorKind::TimedOut.into() } else { std::io::Error::from(error) }
+    })?;
+    Ok(TcpStream::from(socket))
 }
 
 /// A transfer in the background: the client sends as fast as the echo comes back and compares every byte.

@@ -1,11 +1,18 @@
-//! UDP: a server that answers with the address it sees and remembers what arrived, a client, and a numbered stream.
+//! UDP: a server that answers with the address and port it sees and with what it got, and remembers what arrived;
+//! clients for it, and a numbered stream.
 
 use super::{Attempt, Reach, TIMEOUT};
 use crate::netns::Namespace;
 use crate::wait;
 use anyhow::{Context, Result, bail};
+use nix::libc;
+use nix::sys::socket::{
+    ControlMessage, ControlMessageOwned, MsgFlags, SockaddrIn, recvmsg, sendmsg, setsockopt, sockopt,
+};
 use std::collections::HashSet;
-use std::net::{Ipv4Addr, UdpSocket};
+use std::io::{IoSlice, IoSliceMut};
+use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
+use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -62,18 +69,50 @@ fn bind(port: u16) -> Result<UdpSocket> {
     let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port));
     let socket = socket.with_context(|| format!("cannot listen on UDP port {port}"))?;
     socket.set_read_timeout(Some(TICK)).context("cannot set a read timeout")?;
-    nix::sys::socket::setsockopt(&socket, nix::sys::socket::sockopt::RcvBufForce, &RECEIVE_BUFFER_BYTES)
+    setsockopt(&socket, sockopt::RcvBufForce, &RECEIVE_BUFFER_BYTES)
         .context("cannot enlarge a receive buffer")?;
+    setsockopt(&socket, sockopt::Ipv4PacketInfo, &true).context("cannot ask for addresses")?;
     Ok(socket)
 }
 
 fn answer(socket: &UdpSocket, stop: &AtomicBool, received: &Mutex<Vec<Vec<u8>>>) {
     let mut buffer = vec![0; 64 * 1024];
     while !stop.load(Ordering::Relaxed) {
-        let Ok((length, peer)) = socket.recv_from(&mut buffer) else { continue };
-        lock(received).push(buffer.get(..length).unwrap_or_default().to_vec());
-        let _lost = socket.send_to(peer.ip().to_string().as_bytes(), peer);
+        let Ok(Some(question)) = receive(socket, &mut buffer) else { continue };
+        let payload = buffer.get(..question.length).unwrap_or_default().to_vec();
+        let _lost = reply(socket, &question, &payload);
+        lock(received).push(payload);
     }
+}
+
+/// A datagram that arrived.
+struct Question {
+    length: usize,
+    peer: SocketAddrV4,
+    /// The address that was asked: a socket that is bound to all of them has to say which one answers.
+    asked: libc::in_pktinfo,
+}
+
+fn receive(socket: &UdpSocket, buffer: &mut [u8]) -> nix::Result<Option<Question>> {
+    let mut space = nix::cmsg_space!(libc::in_pktinfo);
+    let mut parts = [IoSliceMut::new(buffer)];
+    let message = recvmsg::<SockaddrIn>(socket.as_raw_fd(), &mut parts, Some(&mut space), MsgFlags::empty())?;
+    let about = |control| {
+        if let ControlMessageOwned::Ipv4PacketInfo(asked) = control { Some(asked) } else { None }
+    };
+    let asked = message.cmsgs()?.find_map(about);
+    let ends = message.address.zip(asked);
+    Ok(ends.map(|(peer, asked)| Question { length: message.bytes, peer: peer.into(), asked }))
+}
+
+fn reply(socket: &UdpSocket, question: &Question, payload: &[u8]) -> nix::Result<usize> {
+    let text = [format!("{}\n", question.peer).as_bytes(), payload].concat();
+    let mut from = question.asked;
+    // By the route, not by the device that the question came in at.
+    from.ipi_ifindex = 0;
+    let control = [ControlMessage::Ipv4PacketInfo(&from)];
+    let peer = SockaddrIn::from(question.peer);
+    sendmsg(socket.as_raw_fd(), &[IoSlice::new(&text)], &control, MsgFlags::empty(), Some(&peer))
 }
 
 /// Sends one datagram from a namespace and waits for the answer.
@@ -91,15 +130,50 @@ pub fn send(from: &Namespace, to: Ipv4Addr, port: u16, payload: &[u8]) -> Result
 }
 
 fn exchange(to: Ipv4Addr, port: u16, payload: &[u8]) -> std::io::Result<Reach> {
-    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
-    socket.set_read_timeout(Some(TIMEOUT))?;
-    // A connected socket hears of ICMP errors.
-    socket.connect((to, port))?;
-    socket.send(payload)?;
-    let mut answer = [0; 64];
-    let length = socket.recv(&mut answer)?;
-    let seen = String::from_utf8_lossy(answer.get(..length).unwrap_or_default()).into_owned();
-    Ok(seen.parse().map_or_else(|_| Reach::Failed(format!("answered {seen:?}")), Reach::Reached))
+    Client::open(0, to, port)?.exchange(payload).map(|seen| Reach::Reached(*seen.ip()))
+}
+
+/// A client that keeps its port.
+#[derive(Debug)]
+pub struct Client {
+    socket: UdpSocket,
+}
+
+impl Client {
+    /// Binds in a namespace to a port of the caller's choice, 0 for any.
+    pub fn start(from: &Namespace, source_port: u16, to: Ipv4Addr, port: u16) -> Result<Self> {
+        from.run(|| {
+            Self::open(source_port, to, port).with_context(|| format!("cannot make a socket for {to}:{port}"))
+        })
+    }
+
+    fn open(source_port: u16, to: Ipv4Addr, port: u16) -> std::io::Result<Self> {
+        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, source_port))?;
+        socket.set_read_timeout(Some(TIMEOUT))?;
+        // A connected socket hears of ICMP errors.
+        socket.connect((to, port))?;
+        Ok(Self { socket })
+    }
+
+    /// Sends a datagram and waits for the server's answer, which must hold all that was sent; gives the address and
+    /// port that the server sees.
+    pub fn exchange(&self, payload: &[u8]) -> std::io::Result<SocketAddrV4> {
+        self.socket.send(payload)?;
+        let mut answer = vec![0; 64 * 1024];
+        let length = self.socket.recv(&mut answer)?;
+        let strange = |why: String| std::io::Error::new(std::io::ErrorKind::InvalidData, why);
+        let mut parts = answer.get(..length).unwrap_or_default().splitn(2, |byte| *byte == b'\n');
+        let seen = String::from_utf8_lossy(parts.next().unwrap_or_default()).into_owned();
+        if parts.next() != Some(payload) {
+            return Err(strange(format!("{length} bytes came back that do not hold what was sent")));
+        }
+        seen.parse().map_err(|_| strange(format!("answered {seen:?}")))
+    }
+
+    /// Sends a datagram and waits for nothing.
+    pub fn send(&self, payload: &[u8]) -> std::io::Result<()> {
+        self.socket.send(payload).map(drop)
+    }
 }
 
 /// A stream of numbered datagrams in the background, one every millisecond.

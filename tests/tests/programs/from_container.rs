@@ -45,12 +45,60 @@ fn what_cannot_be_encapsulated_takes_the_slow_path_and_counts_its_segments() {
 }
 
 #[test]
-fn what_does_not_fit_the_overlay_is_dropped_by_name() {
+fn what_does_not_fit_the_overlay_and_must_stay_whole_is_told_the_mtu() {
     let mut m = Machine::new();
     let big = tcp_with(CLIENT, AWAY, "A", &[7; 1411]);
-    m.tc(HOOK, &big).expect(DROP, &[(HOOK, Outcome::TooBig)]);
+    let run = m.tc(HOOK, &big).expect(REDIRECT, &refused(Outcome::TooBig));
+    let told = read(&run.packet);
+    assert_eq!((told.source, told.destination), (REMOTE, FRONTEND));
+    let Transport::Icmp(icmp, quote) = told.transport else { panic!("not ICMP: {told:?}") };
+    let needed = DestUnreachableHeader::FragmentationNeeded { next_hop_mtu: 1450 };
+    assert_eq!(icmp.icmp_type, Icmpv4Type::DestinationUnreachable(needed));
+    assert_eq!(quote, big[14..42]);
     let fits = tcp_with(CLIENT, AWAY, "A", &[7; 1410]);
     m.tc(HOOK, &fits).expect(REDIRECT, &[(HOOK, Outcome::ToCell)]);
+}
+
+#[test]
+fn what_does_not_fit_and_may_be_cut_is_cut_by_the_kernels_device() {
+    let mut m = Machine::new();
+    let big = divisible(tcp_with(CLIENT, AWAY, "A", &[7; 1411]));
+    m.tc(HOOK, &big).expect(REDIRECT, &[(HOOK, Outcome::ToSlowPath)]);
+}
+
+#[test]
+fn fragments_share_the_ports_of_their_first() {
+    let mut m = Machine::new();
+    m.allow(17, 7000, 7000);
+    let (first, later) = (fragment(CLIENT, LOCAL, 0, true), fragment(CLIENT, LOCAL, 100, false));
+    m.tc(HOOK, &later).expect(DROP, &[(HOOK, Outcome::Fragment)]);
+    m.tc(HOOK, &first).expect(REDIRECT, &[(HOOK, Outcome::ToEndpoint)]);
+    m.tc(HOOK, &later).expect(REDIRECT, &[(HOOK, Outcome::ToEndpoint)]);
+    let denied = (BACKEND, 7001);
+    m.tc(HOOK, &fragment(CLIENT, denied, 0, true)).expect(REDIRECT, &refused(Outcome::PolicyDenied));
+    m.tc(HOOK, &fragment(CLIENT, denied, 100, false)).expect(DROP, &[(HOOK, Outcome::PolicyDenied)]);
+}
+
+#[test]
+fn fragments_to_another_cell_take_one_path() {
+    let mut m = Machine::new();
+    let port = |run: crate::machine::Run| {
+        let (outer, ..) = unwrap_tunnel(&run.packet);
+        let Transport::Udp(udp, _) = outer.transport else { panic!("not UDP") };
+        udp.source_port
+    };
+    let first = port(m.tc(HOOK, &fragment(CLIENT, AWAY, 0, true)));
+    assert_eq!(first, port(m.tc(HOOK, &fragment(CLIENT, AWAY, 100, false))));
+}
+
+#[test]
+fn options_pass_unless_they_choose_the_route() {
+    let mut m = Machine::new();
+    m.allow(17, 7000, 7000);
+    m.tc(HOOK, &udp_with_options(CLIENT, LOCAL)).expect(REDIRECT, &[(HOOK, Outcome::ToEndpoint)]);
+    for options in [[131, 3, 4, 0], [1, 137, 3, 4]] {
+        m.tc(HOOK, &udp_with(CLIENT, LOCAL, options)).expect(DROP, &[(HOOK, Outcome::SourceRoute)]);
+    }
 }
 
 #[test]
@@ -199,7 +247,7 @@ fn what_cannot_be_read_is_dropped_by_name() {
         bad
     };
     let rows: [(&str, Vec<u8>, Outcome); 8] = [
-        ("ARP", with(13, 0x06), Outcome::NotIpv4),
+        ("ARP", with(13, 0x06), Outcome::Arp),
         (
             "IPv6",
             {
@@ -214,7 +262,7 @@ fn what_cannot_be_read_is_dropped_by_name() {
         ("longer than the frame", with(16, 0xff), Outcome::Malformed),
         ("shorter than its headers", with(17, 30), Outcome::Malformed),
         ("a cut frame", good[..40].to_vec(), Outcome::Malformed),
-        ("a fragment", fragment(CLIENT, LOCAL), Outcome::Fragment),
+        ("a later fragment", fragment(CLIENT, LOCAL, 100, false), Outcome::Fragment),
     ];
     for (name, packet, outcome) in rows {
         let mut m = Machine::new();

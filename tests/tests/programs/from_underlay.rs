@@ -246,3 +246,17 @@ fn a_removed_policy_cuts_a_connection_from_another_cell() {
     m.tc(hook, &tcp(SERVER, CLIENT, "A"))
         .expect(REDIRECT, &[(hook, Outcome::PolicyRevoked), (hook, Outcome::RefusalSent)]);
 }
+
+#[test]
+fn congestion_on_the_way_reaches_who_understands_it() {
+    let inner = |tos| with_tos(tcp((REMOTE, 40_000), (FRONTEND, 7000), "S"), tos);
+    let outer = |tos, inner: &[u8]| with_tos(tunnelled(THERE, VNI, BACKEND_TAG, inner), tos);
+    let mut m = Machine::new();
+    m.allow_back(6, 7000, 7000);
+    let run = m.tc(HOOK, &outer(3, &inner(2))).expect(REDIRECT, &[(HOOK, Outcome::ToEndpoint)]);
+    read(&run.packet);
+    assert_eq!(run.packet[15], 3, "the signal is inside");
+    m.tc(HOOK, &outer(3, &inner(0))).expect(DROP, &[(HOOK, Outcome::Ecn)]);
+    let run = m.tc(HOOK, &outer(0, &inner(2))).expect(REDIRECT, &[(HOOK, Outcome::ToEndpoint)]);
+    assert_eq!(run.packet[15], 2, "and stays away without one");
+}

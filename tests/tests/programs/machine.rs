@@ -3,15 +3,21 @@
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
+use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap, PerCpuArray};
 use aya::programs::{SchedClassifier, TestRun, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfLoader};
-use c2c_common::addr::{from_ipv4, mask};
+use c2c_agent::datapath::EgressRows;
+use c2c_common::addr::{from_ipv4, mask, to_ipv4};
+use c2c_common::bucket::Bucket;
 use c2c_common::counter::{Counter, Hook, Outcome, index};
 use c2c_common::flow::{Flow, FlowKey};
-use c2c_common::layout::{self, Config, Endpoint, Lease, LeaseKey, PolicyKey};
+use c2c_common::layout::{
+    self, Config, Connections, EGRESS_SET_BITS, EgressAddress, EgressClass, EgressPorts, EgressPortsKey,
+    Endpoint, Lease, LeaseKey, MappedKey, Mapping, PolicyKey, ServiceKey, egress_flag, mapping_index,
+};
+use c2c_common::outside::Translation;
 use c2c_common::ports::Pair;
-use c2c_common::refusal::Bucket;
 
 use crate::packets::{BACKEND, BACKEND_MAC, FRONTEND, FRONTEND_MAC, GATEWAY_MAC, HERE, THERE};
 
@@ -43,6 +49,8 @@ unsafe impl<T: Copy + 'static> aya::Pod for Raw<T> {}
 /// Programs and maps of one test.
 pub(crate) struct Machine {
     ebpf: Ebpf,
+    /// Counters as [`Machine::moved`] last read them.
+    last: BTreeMap<(Hook, Outcome), u64>,
 }
 
 /// What a program made of a packet.
@@ -70,6 +78,7 @@ impl Machine {
         let mut loader = EbpfLoader::new();
         loader.override_global("AYA_LOG_LEVEL", &0u8, true);
         loader.map_max_entries(layout::FLOWS, 1_024);
+        loader.map_max_entries(layout::TRANSLATIONS, 4_096);
         let mut ebpf = loader.load(c2c_agent::datapath::OBJECT).expect("the object loads");
         for name in ["from_container", "from_underlay", "to_container"] {
             let program: &mut SchedClassifier = ebpf.program_mut(name).unwrap().try_into().unwrap();
@@ -77,7 +86,7 @@ impl Machine {
         }
         let shield: &mut Xdp = ebpf.program_mut("xdp_underlay").unwrap().try_into().unwrap();
         shield.load().expect("xdp_underlay");
-        let mut machine = Self { ebpf };
+        let mut machine = Self { ebpf, last: BTreeMap::new() };
         machine.configure(&config());
         machine.endpoint(FRONTEND, DEVICE, FRONTEND_TAG, FRONTEND_MAC);
         machine.endpoint(BACKEND, 7, BACKEND_TAG, BACKEND_MAC);
@@ -91,9 +100,130 @@ impl Machine {
     }
 
     pub(crate) fn endpoint(&mut self, addr: Ipv4Addr, ifindex: u32, tag: u16, mac: [u8; 6]) {
-        let endpoint = Endpoint { ifindex, tag, mac, gateway_mac: GATEWAY_MAC, pad: [0; 2] };
+        self.put_endpoint(
+            addr,
+            &Endpoint { ifindex, tag, mac, gateway_mac: GATEWAY_MAC, ..Endpoint::default() },
+        );
+    }
+
+    /// The frontend with a set of egress rules, and flags of its endpoint.
+    pub(crate) fn frontend_with(&mut self, egress: u32, flags: u8) {
+        let endpoint = Endpoint {
+            ifindex: DEVICE,
+            tag: FRONTEND_TAG,
+            mac: FRONTEND_MAC,
+            gateway_mac: GATEWAY_MAC,
+            flags,
+            pad: 0,
+            egress,
+        };
+        self.put_endpoint(FRONTEND, &endpoint);
+    }
+
+    pub(crate) fn put_endpoint(&mut self, addr: Ipv4Addr, endpoint: &Endpoint) {
         let mut map: HashMap<_, u32, Raw<Endpoint>> = self.map(layout::ENDPOINTS);
-        map.insert(from_ipv4(addr), Raw(endpoint), 0).unwrap();
+        map.insert(from_ipv4(addr), Raw(*endpoint), 0).unwrap();
+    }
+
+    /// Runs a TC program over a packet without reading all counters; [`Machine::moved`] then reads one.
+    pub(crate) fn quick(&mut self, hook: Hook, packet: &[u8]) -> Run {
+        let mut out = vec![0; packet.len() + 256];
+        let bytes = Context::default().bytes();
+        let options = TestRunOptions {
+            data_in: Some(packet),
+            data_out: Some(&mut out),
+            ctx_in: Some(&bytes),
+            ..TestRunOptions::new()
+        };
+        let program: &SchedClassifier = self.ebpf.program(hook.as_str()).unwrap().try_into().unwrap();
+        let result = program.test_run(options).expect("BPF_PROG_TEST_RUN");
+        out.truncate(result.data_size_out as usize);
+        Run { action: result.return_value, packet: out, mark: 0, counted: BTreeMap::new() }
+    }
+
+    /// Whether a counter moved since it was last asked for, by this function.
+    pub(crate) fn moved(&mut self, hook: Hook, outcome: Outcome) -> bool {
+        let map: PerCpuArray<_, Raw<Counter>> = self.map(layout::COUNTERS);
+        let now = map.get(&index(hook, outcome), 0).unwrap().iter().map(|cpu| cpu.0.packets).sum();
+        self.last.insert((hook, outcome), now).unwrap_or(0) != now
+    }
+
+    /// Adds what the agent compiled.
+    pub(crate) fn put_egress(&mut self, rows: &EgressRows) {
+        let mut map: HashMap<_, Raw<EgressPortsKey>, Raw<EgressPorts>> = self.map(layout::EGRESS_PORTS);
+        for (key, ports) in &rows.ports {
+            map.insert(Raw(*key), Raw(*ports), 0).unwrap();
+        }
+        for (range, class) in &rows.ranges {
+            self.range(range.set, to_ipv4(range.addr), u32::from(range.prefix), *class);
+        }
+    }
+
+    /// Everything may be sent to these addresses by who has this set.
+    pub(crate) fn allow_all(&mut self, set: u32, network: Ipv4Addr, prefix: u32, flags: u32) {
+        self.range(set, network, prefix, EgressClass { class: 0, flags: egress_flag::ALL | flags });
+    }
+
+    /// These ports (for ICMP type and code) of these addresses may be reached by who has this set.
+    pub(crate) fn allow_outside(
+        &mut self,
+        set: u32,
+        network: Ipv4Addr,
+        prefix: u32,
+        protocol: u8,
+        ports: (u16, u16),
+    ) {
+        let class = set.wrapping_mul(1_000) + u32::from(protocol);
+        self.range(set, network, prefix, EgressClass { class, flags: 0 });
+        let mut map: HashMap<_, Raw<EgressPortsKey>, Raw<EgressPorts>> = self.map(layout::EGRESS_PORTS);
+        for (key, bits) in c2c_common::egress::rows(class, protocol, ports.0, ports.1) {
+            map.insert(Raw(key), Raw(EgressPorts { allowed: bits, logged: 0 }), 0).unwrap();
+        }
+    }
+
+    pub(crate) fn range(&mut self, set: u32, network: Ipv4Addr, prefix: u32, class: EgressClass) {
+        let mut map: LpmTrie<_, Raw<EgressAddress>, Raw<EgressClass>> = self.map(layout::EGRESS);
+        let address = EgressAddress { set, addr: from_ipv4(network) };
+        map.insert(&Key::new(EGRESS_SET_BITS + prefix, Raw(address)), Raw(class), 0).unwrap();
+    }
+
+    /// Leads a port of the cell into a container.
+    pub(crate) fn map_port(&mut self, protocol: u8, port: u16, to: (Ipv4Addr, u16)) {
+        let row = Mapping { addr: from_ipv4(to.0), port: to.1.to_be(), pad: 0 };
+        let mut map: Array<_, Raw<Mapping>> = self.map(layout::MAPPINGS);
+        map.set(mapping_index(protocol, port).unwrap(), Raw(row), 0).unwrap();
+        let key = MappedKey { addr: row.addr, port: row.port, protocol: u16::from(protocol) };
+        let mut map: HashMap<_, Raw<MappedKey>, u32> = self.map(layout::MAPPED);
+        map.insert(Raw(key), u32::from(port), 0).unwrap();
+    }
+
+    pub(crate) fn open_service(&mut self, addr: Ipv4Addr, port: u16, protocol: u8) {
+        let key = ServiceKey { addr: from_ipv4(addr), port: port.to_be(), protocol: u16::from(protocol) };
+        let mut map: HashMap<_, Raw<ServiceKey>, u32> = self.map(layout::HOST_SERVICES);
+        map.insert(Raw(key), 1, 0).unwrap();
+    }
+
+    pub(crate) fn local(&mut self, addr: Ipv4Addr) {
+        let mut map: HashMap<_, u32, u32> = self.map(layout::LOCALS);
+        map.insert(from_ipv4(addr), 1, 0).unwrap();
+    }
+
+    pub(crate) fn connections(&mut self, addr: Ipv4Addr) -> Connections {
+        let map: HashMap<_, u32, Raw<Connections>> = self.map(layout::CONNECTIONS);
+        map.get(&from_ipv4(addr), 0).map_or(Connections::default(), |row| row.0)
+    }
+
+    pub(crate) fn translations(&mut self) -> BTreeMap<FlowKey, Translation> {
+        let map: HashMap<_, Raw<FlowKey>, Raw<Translation>> = self.map(layout::TRANSLATIONS);
+        map.iter().map(|row| row.map(|(k, v)| (k.0, v.0)).unwrap()).collect()
+    }
+
+    pub(crate) fn forget_translations(&mut self) {
+        let keys: Vec<_> = self.translations().into_keys().collect();
+        let mut map: HashMap<_, Raw<FlowKey>, Raw<Translation>> = self.map(layout::TRANSLATIONS);
+        for key in keys {
+            map.remove(&Raw(key)).unwrap();
+        }
     }
 
     pub(crate) fn lease(&mut self, base: Ipv4Addr, prefix: u32, underlay: Ipv4Addr) {
@@ -107,10 +237,27 @@ impl Machine {
 
     /// The frontend may reach the backend.
     pub(crate) fn allow(&mut self, protocol: u8, start: u16, end: u16) {
-        let pair = Pair { source_tag: FRONTEND_TAG, destination_tag: BACKEND_TAG, protocol };
+        self.allow_between(FRONTEND_TAG, BACKEND_TAG, protocol, (start, end));
+    }
+
+    /// The backend may reach the frontend.
+    pub(crate) fn allow_back(&mut self, protocol: u8, start: u16, end: u16) {
+        self.allow_between(BACKEND_TAG, FRONTEND_TAG, protocol, (start, end));
+    }
+
+    /// One app may reach another.
+    pub(crate) fn allow_between(
+        &mut self,
+        source_tag: u16,
+        destination_tag: u16,
+        protocol: u8,
+        ports: (u16, u16),
+    ) {
+        let pair = Pair { source_tag, destination_tag, protocol };
         let mut map: HashMap<_, Raw<PolicyKey>, u64> = self.map(layout::POLICIES);
-        for (key, bits) in pair.rows(start, end) {
-            map.insert(Raw(key), bits, 0).unwrap();
+        for (key, bits) in pair.rows(ports.0, ports.1) {
+            let before = map.get(&Raw(key), 0).unwrap_or(0);
+            map.insert(Raw(key), before | bits, 0).unwrap();
         }
     }
 
@@ -244,5 +391,8 @@ pub(crate) fn config() -> Config {
         udp_port: PORT.to_be(),
         ready: 1,
         mtu: 1450,
+        nat_first: 20_000,
+        nat_last: 20_999,
+        ..Config::default()
     }
 }

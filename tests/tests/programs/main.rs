@@ -11,6 +11,8 @@
 mod from_container;
 mod from_underlay;
 mod machine;
+mod model;
+mod outside;
 mod packets;
 mod to_container;
 mod xdp_underlay;

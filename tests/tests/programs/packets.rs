@@ -15,6 +15,8 @@ pub(crate) const REMOTE: Ipv4Addr = Ipv4Addr::new(10, 255, 2, 2);
 pub(crate) const HERE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 pub(crate) const THERE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
 pub(crate) const STRANGER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 99);
+/// An address beyond the underlay.
+pub(crate) const OUTSIDE: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 7);
 pub(crate) const GATEWAY: Ipv4Addr = Ipv4Addr::new(169, 254, 0, 1);
 
 pub(crate) const FRONTEND_MAC: [u8; 6] = [0xee, 0xee, 10, 255, 1, 2];
@@ -58,8 +60,13 @@ pub(crate) fn udp(from: End, to: End) -> Vec<u8> {
 }
 
 pub(crate) fn ping(from: Ipv4Addr, to: Ipv4Addr) -> Vec<u8> {
+    echo(from, to, 1)
+}
+
+/// A ping with this identifier.
+pub(crate) fn echo(from: Ipv4Addr, to: Ipv4Addr, id: u16) -> Vec<u8> {
     let mut packet = Vec::new();
-    frame(from, to).icmpv4_echo_request(1, 2).write(&mut packet, b"hello").unwrap();
+    frame(from, to).icmpv4_echo_request(id, 2).write(&mut packet, b"hello").unwrap();
     packet
 }
 
@@ -74,6 +81,11 @@ pub(crate) fn unreachable(from: Ipv4Addr, to: Ipv4Addr, about: &[u8]) -> Vec<u8>
 
 /// A packet of a container with IPv4 options between the headers.
 pub(crate) fn udp_with_options(from: End, to: End) -> Vec<u8> {
+    udp_with(from, to, [1, 1, 1, 0])
+}
+
+/// A packet with these IPv4 options.
+pub(crate) fn udp_with(from: End, to: End, options: [u8; 4]) -> Vec<u8> {
     let payload = {
         let mut bytes = Vec::new();
         let header = UdpHeader { source_port: from.1, destination_port: to.1, length: 13, checksum: 0 };
@@ -89,7 +101,7 @@ pub(crate) fn udp_with_options(from: End, to: End) -> Vec<u8> {
         to.0.octets(),
     )
     .unwrap();
-    ip.options = [1, 1, 1, 0].into();
+    ip.options = options.into();
     ip.total_len = u16::try_from(ip.header_len() + payload.len()).unwrap();
     ip.header_checksum = ip.calc_header_checksum();
     let ethernet =
@@ -97,13 +109,38 @@ pub(crate) fn udp_with_options(from: End, to: End) -> Vec<u8> {
     [ethernet.to_bytes().to_vec(), ip.to_bytes().to_vec(), payload].concat()
 }
 
-/// A fragment of a UDP packet.
-pub(crate) fn fragment(from: End, to: End) -> Vec<u8> {
+/// A fragment of a UDP packet, `offset` in units of 8 bytes.
+pub(crate) fn fragment(from: End, to: End, offset: u16, more: bool) -> Vec<u8> {
     let mut packet = udp(from, to);
-    packet[20] |= 0x20;
+    let [high, low] = (offset | if more { 0x2000 } else { 0 }).to_be_bytes();
+    (packet[18], packet[19]) = (0x77, 0x77);
+    (packet[20], packet[21]) = (high, low);
+    with_checksum(packet)
+}
+
+/// The same packet with another type of service.
+pub(crate) fn with_tos(mut packet: Vec<u8>, tos: u8) -> Vec<u8> {
+    packet[15] = tos;
+    with_checksum(packet)
+}
+
+/// The same packet, which routers may cut.
+pub(crate) fn divisible(mut packet: Vec<u8>) -> Vec<u8> {
+    packet[20] &= !0x40;
+    with_checksum(packet)
+}
+
+fn with_checksum(mut packet: Vec<u8>) -> Vec<u8> {
     let mut ip = Ipv4Header::from_slice(&packet[14..]).unwrap().0;
     ip.header_checksum = ip.calc_header_checksum();
     packet[14..34].copy_from_slice(&ip.to_bytes());
+    packet
+}
+
+/// The answer to a ping with this identifier.
+pub(crate) fn pong(from: Ipv4Addr, to: Ipv4Addr, id: u16) -> Vec<u8> {
+    let mut packet = Vec::new();
+    frame(from, to).icmpv4_echo_reply(id, 2).write(&mut packet, b"hello").unwrap();
     packet
 }
 
@@ -182,6 +219,25 @@ fn transport(packet: &SlicedPacket<'_>, ip: &Ipv4Header) -> Transport {
         }
         TransportSlice::Icmpv6(_) | TransportSlice::Igmp(_) => panic!("not between containers"),
     }
+}
+
+/// Source and destination of a frame whose checksums are right; an echo's identifier is the port of who asks.
+pub(crate) fn ends(frame: &[u8]) -> (End, End) {
+    let packet = read(frame);
+    let (source, destination) = match &packet.transport {
+        Transport::Tcp(tcp) => (tcp.source_port, tcp.destination_port),
+        Transport::Udp(udp, _) => (udp.source_port, udp.destination_port),
+        Transport::Icmp(icmp, _) => {
+            if let etherparse::Icmpv4Type::EchoRequest(echo) = icmp.icmp_type {
+                (echo.id, 0)
+            } else if let etherparse::Icmpv4Type::EchoReply(echo) = icmp.icmp_type {
+                (0, echo.id)
+            } else {
+                (0, 0)
+            }
+        }
+    };
+    ((packet.source, source), (packet.destination, destination))
 }
 
 /// Takes a tunnelled frame apart: the outer reading, the VXLAN header, and the inner frame.

@@ -32,7 +32,7 @@ fn what_cannot_be_read_is_dropped_by_name() {
     let mut m = Machine::new();
     let mut arp = ping(GATEWAY, FRONTEND);
     arp[13] = 6;
-    m.tc(HOOK, &arp).expect(DROP, &[(HOOK, Outcome::NotIpv4)]);
+    m.tc(HOOK, &arp).expect(DROP, &[(HOOK, Outcome::Arp)]);
     let cut = &ping(GATEWAY, FRONTEND)[..36];
     m.tc(HOOK, cut).expect(DROP, &[(HOOK, Outcome::Malformed)]);
 }
