@@ -7,7 +7,7 @@ use c2c_common::egress::{Answer, icmp_port};
 use c2c_common::flow::{End, FlowKey, flag};
 use c2c_common::layout::{Config, Endpoint, Mapping};
 use c2c_common::outside::{Seen, Translation};
-use c2c_common::wire::{ETH_LEN, ETHERTYPE_IPV4, ICMP, has_header_once, icmp};
+use c2c_common::wire::{ETH_LEN, ETHERTYPE_IPV4, ICMP, TCP, has_header_once, icmp};
 
 use crate::Verdict;
 use crate::deliver;
@@ -15,6 +15,7 @@ use crate::headers::Headers;
 use crate::kernel::packet::Frame;
 use crate::kernel::{maps, skb};
 use crate::masquerade;
+use crate::refuse;
 use crate::to_outside::judge;
 use crate::translate::{self, Side};
 
@@ -101,7 +102,7 @@ fn reply(ctx: &TcContext, h: &Headers) -> Verdict {
         next = flow.judged(endpoint.egress, allowed);
         if !allowed {
             slot.write(&next);
-            return Verdict::Drop(Outcome::EgressRevoked);
+            return cut(ctx, h, endpoint, flow.end());
         }
     }
     let (next, ended) = next.after(&seen);
@@ -118,6 +119,19 @@ fn reply(ctx: &TcContext, h: &Headers) -> Verdict {
 #[inline(always)]
 fn asked_port(h: &Headers) -> u16 {
     if h.protocol == ICMP { icmp_port(icmp::ECHO_REQUEST, 0) } else { u16::from_be(h.source_port) }
+}
+
+/// The end of a flow that the rules allow no longer. Of TCP the container hears it: it may be waiting for this very packet,
+/// and would send nothing that could be refused. The packet is a reset instead, at the sequence number it awaits.
+#[inline(always)]
+fn cut(ctx: &TcContext, h: &Headers, endpoint: &Endpoint, container: End) -> Verdict {
+    if h.protocol != TCP || h.is_later_fragment() || refuse::make_reset(ctx, h).is_err() {
+        return Verdict::Drop(Outcome::EgressRevoked);
+    }
+    match into_container(ctx, h, endpoint, container) {
+        Verdict::Deliver(_, action) => Verdict::Deliver(Outcome::EgressRevoked, action),
+        failed => failed,
+    }
 }
 
 #[inline(always)]

@@ -6,13 +6,13 @@ use c2c_common::bucket;
 use c2c_common::counter::Outcome;
 
 use c2c_common::refusal::{self, RESET_LEN, Segment, TOO_BIG_LEN, UNREACHABLE_LEN};
-use c2c_common::wire::{ETH_LEN, TCP};
+use c2c_common::wire::{ETH_LEN, TCP, tcp};
 
 use crate::account::Account;
 use crate::headers::Headers;
 use crate::kernel::action::{DROP, NEXT};
 use crate::kernel::maps;
-use crate::kernel::skb::{self, Refused, TunnelKey};
+use crate::kernel::skb::{self, Field, Refused, TunnelKey};
 
 /// Answers a container of this cell.
 #[inline(never)]
@@ -82,6 +82,20 @@ pub fn to_cell(ctx: &TcContext, account: &Account, h: &Headers) -> i32 {
         }
         Err(Refused) => DROP,
     }
+}
+
+/// Makes a TCP segment on its way to its receiver the end of its connection: of its flags ACK stays, and RST comes.
+#[inline(always)]
+pub fn make_reset(ctx: &TcContext, h: &Headers) -> Result<(), Refused> {
+    const FLAGS: u32 = 12;
+    const CHECKSUM: u32 = 16;
+    let transport = h.at + h.ip_len;
+    let [offset, flags] = skb::load::<2>(ctx, transport + FLAGS)?;
+    let reset = [offset & 0xf0, flags & tcp::ACK | tcp::RST];
+    let word = |bytes| u16::from_ne_bytes(bytes) as u32;
+    let change = (word([offset, flags]), word(reset));
+    skb::fix_checksum(ctx, transport + CHECKSUM, change, 2, Field::Own, false)?;
+    skb::store(ctx, transport + FLAGS, &reset)
 }
 
 #[inline(always)]

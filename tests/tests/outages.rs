@@ -1,6 +1,7 @@
 //! Agents and controllers that die, start again and start alone, while traffic runs.
 
 use anyhow::{Context, Result, ensure};
+use c2c_common::layout::VERSION;
 use c2c_tests::cast::{Cast, OTHER_PORT, PORT, UDP_PORT};
 use c2c_tests::lab::{Lab, Options, in_lab};
 use c2c_tests::observe::counters::Counters;
@@ -61,6 +62,31 @@ fn an_agent_that_was_killed_adopts_what_it_finds_and_no_packet_is_lost() -> Resu
             ensure!(lab.status(cell)?.adopted(), "the agent of cell {cell} began anew");
             transfer.goes_on().with_context(|| format!("with the new agent of cell {cell}"))?;
             enforces(&cast)?;
+        }
+        stream.finish(&cast.udp_b)?;
+        transfer.finish().map(drop)
+    })
+}
+
+/// An upgrade to another layout of maps: the new agent's are empty, so they are filled before its programs take over.
+#[test]
+fn an_agent_with_another_layout_takes_over_only_when_its_maps_are_filled() -> Result<()> {
+    in_lab(&Options::default(), |lab| {
+        let cast = prepared(lab)?;
+        let (from, to) = (cast.frontend.namespace(), cast.backend_b.address);
+        let mut transfer = tcp::Transfer::start(&from, to, PORT)?;
+        let stream = udp::Stream::start(&from, to, UDP_PORT)?;
+        stream.sends(20)?;
+        for cell in ["b", "a"] {
+            lab.kill_agent(cell)?;
+            let pins = &lab.cell(cell)?.pin_dir;
+            let (now, earlier) = (pins.join(format!("maps-v{VERSION}")), pins.join("maps-v0"));
+            std::fs::rename(&now, &earlier).context("cannot make the maps another layout's")?;
+            lab.start_agent(cell)?;
+            ensure!(!lab.status(cell)?.adopted(), "the agent of cell {cell} took maps of another layout");
+            transfer.goes_on().with_context(|| format!("with the new agent of cell {cell}"))?;
+            enforces(&cast)?;
+            ensure!(now.exists() && !earlier.exists(), "the earlier layout's maps of cell {cell} are left");
         }
         stream.finish(&cast.udp_b)?;
         transfer.finish().map(drop)

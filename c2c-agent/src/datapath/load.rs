@@ -52,6 +52,8 @@ const MAPS: [(&str, usize, usize); 21] = [
     // A ring has neither.
     (layout::EVENTS, 0, 0),
 ];
+/// Name of the directory of a layout's maps, before its version.
+const MAPS_DIR: &str = "maps-v";
 /// Where a bpffs is by convention.
 const BPFFS: &str = "/sys/fs/bpf";
 
@@ -96,7 +98,7 @@ fn is_bpffs(path: &Path) -> bool {
 }
 
 fn maps_dir(settings: &Settings) -> PathBuf {
-    settings.pin_dir.join(format!("maps-v{VERSION}"))
+    settings.pin_dir.join(format!("{MAPS_DIR}{VERSION}"))
 }
 
 pub(super) fn links_dir(settings: &Settings) -> PathBuf {
@@ -190,9 +192,24 @@ pub(super) fn ring(programs: &mut Ebpf, name: &str) -> Result<RingBuf<MapData>, 
     RingBuf::try_from(take(programs, name)?).map_err(|source| Error::map(name, source))
 }
 
+/// Removes the pins of maps of other layouts. Every map under a directory of such a name is an earlier agent's.
+pub(super) fn unpin_other_layouts(settings: &Settings) -> Result<(), Error> {
+    let entries = fs::read_dir(&settings.pin_dir).into_iter().flatten().flatten();
+    let of_maps = entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(MAPS_DIR));
+    let mut result = Ok(());
+    for directory in of_maps.map(|entry| entry.path()).filter(|path| *path != maps_dir(settings)) {
+        for pin in fs::read_dir(&directory).into_iter().flatten().flatten() {
+            result = result.and(remove_pin(&pin.path()));
+        }
+        // Not empty means that a pin could not be removed, which is told.
+        let _ = fs::remove_dir(directory);
+    }
+    result
+}
+
 /// Removes all map pins and the directories, if they are empty then.
 pub(super) fn unpin(settings: &Settings) -> Result<(), Error> {
-    let mut result = Ok(());
+    let mut result = unpin_other_layouts(settings);
     for (name, ..) in MAPS {
         result = result.and(remove_pin(&maps_dir(settings).join(name)));
     }

@@ -140,12 +140,14 @@ impl std::fmt::Debug for Datapath {
 }
 
 impl Datapath {
-    /// Loads the programs, or adopts what an earlier agent left: maps are kept, programs are replaced under way.
+    /// Loads the programs, or adopts what an earlier agent left: maps are kept, programs are replaced under way. Maps that
+    /// were never filled, an earlier layout's or a first start's, are not adopted: programs that are attached stay
+    /// attached, with the maps they have, until `attach_*` replaces them.
     ///
     /// # Errors
     /// When the pin directory is not on a bpffs, a pinned map is not of this layout, or the kernel refuses a program.
     pub fn open(settings: &Settings) -> Result<Self, Error> {
-        let adopted = load::prepare(settings)?;
+        let existed = load::prepare(settings)?;
         let mut programs = load::programs(settings)?;
         let trace = trace::Reader::start(&mut programs, settings.trace)?;
         let mut datapath = Self {
@@ -161,7 +163,7 @@ impl Datapath {
             mappings: Mappings::open(
                 load::array(&mut programs, layout::MAPPINGS)?,
                 load::table(&mut programs, layout::MAPPED)?,
-                adopted,
+                existed,
             )?,
             egress: load::trie(&mut programs, layout::EGRESS)?,
             egress_ports: load::table(&mut programs, layout::EGRESS_PORTS)?,
@@ -174,15 +176,32 @@ impl Datapath {
             events: None,
             links: Links::open(settings),
             settings: settings.clone(),
-            adopted,
+            adopted: false,
             programs,
             trace,
         };
-        datapath.links.adopt_all(&mut datapath.programs)?;
+        datapath.adopted = existed && datapath.is_configured()?;
+        if datapath.adopted {
+            datapath.links.adopt_all(&mut datapath.programs)?;
+        }
         Ok(datapath)
     }
 
-    /// Whether pinned maps were found, that is, whether an earlier agent's world is in force.
+    /// Whether an earlier agent had told the programs what the cell is, which it does last.
+    fn is_configured(&self) -> Result<bool, Error> {
+        let config = self.config.get(&0, 0).map_err(|source| Error::map(layout::CONFIG, source))?;
+        Ok(config.0.ready != 0)
+    }
+
+    /// Removes the maps of other layouts, which programs that were replaced had.
+    ///
+    /// # Errors
+    /// When a pin cannot be removed.
+    pub fn forget_other_layouts(&mut self) -> Result<(), Error> {
+        load::unpin_other_layouts(&self.settings)
+    }
+
+    /// Whether filled maps were found, that is, whether an earlier agent's world is in force.
     #[must_use]
     pub fn adopted(&self) -> bool {
         self.adopted

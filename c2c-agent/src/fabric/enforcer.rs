@@ -311,21 +311,53 @@ impl<K: Kernel> Enforcer<K> {
         self.datapath.detach_endpoint(name)
     }
 
+    /// Containers in maps that are in force are attached to first, so that nothing passes them by. Maps that are not yet
+    /// (another layout's programs are attached, if any are) are filled first: no packet finds them empty.
     pub(super) fn restore(&mut self, placed: BTreeMap<Ipv4Addr, Placed>) -> Result<(), FabricError> {
         // All at once, so that the first container brings the rules of all.
         self.outside.settle(self.mirror.world(), &placed);
+        if self.datapath.adopted() {
+            let entered = self.enter_all(placed);
+            self.restored();
+            entered
+        } else {
+            self.placed = placed;
+            self.restored();
+            self.attach_all()
+        }
+    }
+
+    fn enter_all(&mut self, placed: BTreeMap<Ipv4Addr, Placed>) -> Result<(), FabricError> {
         let mut first = Ok(());
         for (address, place) in placed {
             let entered = self.enter(address, place);
             first = first.and(entered);
         }
+        first
+    }
+
+    /// One that cannot be attached to has no row: what comes from its device is dropped, or goes the cell's own way.
+    fn attach_all(&mut self) -> Result<(), FabricError> {
+        let places: Vec<_> =
+            self.placed.iter().map(|(at, place)| (*at, place.host_name.clone(), place.ifindex)).collect();
+        let mut first = Ok(());
+        for (address, name, ifindex) in places {
+            let attached = self.datapath.attach_endpoint(&name, ifindex);
+            if attached.is_err() {
+                self.leave(address, &name);
+            }
+            first = first.and(attached.map_err(|source| FabricError::Attach { name, source }));
+        }
+        first
+    }
+
+    fn restored(&mut self) {
         self.restored = true;
         if let Err(error) = self.write_mappings() {
             self.failed(&error);
         }
         self.mirror.host(self.hosted());
         self.enforce();
-        first
     }
 
     fn hosted(&self) -> Hosted {

@@ -80,6 +80,10 @@ impl Kernel for Fake {
         self.adopted
     }
 
+    fn forget_other_layouts(&mut self) -> Result<(), Error> {
+        Ok(())
+    }
+
     fn configure(&mut self, config: &layout::Config) -> Result<(), Error> {
         self.config = *config;
         self.log.push("configure".into());

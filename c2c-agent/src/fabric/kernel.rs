@@ -10,10 +10,12 @@ use std::net::Ipv4Addr;
 pub trait Kernel: Send + 'static {
     /// Whether an earlier agent's world is in force.
     fn adopted(&self) -> bool;
-    /// Tells the programs what the cell is.
+    /// Removes what programs of another layout had.
     ///
     /// # Errors
     /// When the kernel refuses; so for all of these.
+    fn forget_other_layouts(&mut self) -> Result<(), Error>;
+    /// Tells the programs what the cell is.
     fn configure(&mut self, config: &Config) -> Result<(), Error>;
     /// Attaches to the underlay device.
     fn attach_underlay(&mut self, ifindex: u32) -> Result<(), Error>;
@@ -54,6 +56,10 @@ pub trait Kernel: Send + 'static {
 impl Kernel for Datapath {
     fn adopted(&self) -> bool {
         Self::adopted(self)
+    }
+
+    fn forget_other_layouts(&mut self) -> Result<(), Error> {
+        Self::forget_other_layouts(self)
     }
 
     fn configure(&mut self, config: &Config) -> Result<(), Error> {

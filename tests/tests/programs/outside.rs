@@ -189,13 +189,26 @@ fn a_rule_that_is_gone_cuts_the_flow_in_both_directions() {
     let port = seen_as(&m.tc(OUT, &tcp(CLIENT, SERVER, "S")));
     m.tc(IN, &tcp(SERVER, port, "SA")).expect(REDIRECT, &CAME);
     m.frontend_with(SET + 1, 0);
-    m.tc(IN, &tcp(SERVER, port, "A")).expect(DROP, &[(IN, Outcome::EgressRevoked)]);
+    let run =
+        m.tc(IN, &tcp_with(SERVER, port, "A", b"more")).expect(REDIRECT, &[(IN, Outcome::EgressRevoked)]);
+    assert_eq!(to(&run), CLIENT);
+    let Transport::Tcp(cut) = read(&run.packet).transport else { panic!("not TCP") };
+    assert!(cut.rst && cut.ack && cut.sequence_number == 1000, "the container hears it where it waits");
     m.tc(OUT, &tcp(CLIENT, SERVER, "A")).expect(REDIRECT, &refused(Outcome::EgressRevoked));
     m.tc(OUT, &tcp((FRONTEND, 40_001), SERVER, "S")).expect(REDIRECT, &refused(Outcome::EgressDenied));
     m.allow_outside(SET + 2, [198, 51, 100, 0].into(), 24, 6, (443, 443));
     m.frontend_with(SET + 2, 0);
     m.tc(OUT, &tcp(CLIENT, SERVER, "A")).expect(REDIRECT, &SENT);
     m.tc(IN, &tcp(SERVER, port, "A")).expect(REDIRECT, &CAME);
+}
+
+#[test]
+fn a_rule_that_is_gone_ends_datagrams_in_silence() {
+    let mut m = open_machine();
+    let port = seen_as(&m.tc(OUT, &udp(CLIENT, SERVER)));
+    m.frontend_with(SET + 1, 0);
+    m.tc(IN, &udp(SERVER, port)).expect(DROP, &[(IN, Outcome::EgressRevoked)]);
+    m.tc(OUT, &udp(CLIENT, SERVER)).expect(REDIRECT, &refused(Outcome::EgressRevoked));
 }
 
 #[test]

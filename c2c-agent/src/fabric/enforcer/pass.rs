@@ -19,8 +19,16 @@ impl<K: Kernel> Enforcer<K> {
         self.reattach(&mut report);
         if self.settled {
             self.compare(readdressed, &mut report);
+            self.forget_other_layouts(&mut report);
         }
         report
+    }
+
+    /// When all programs are this agent's, nobody has an earlier layout's maps any more.
+    fn forget_other_layouts(&mut self, report: &mut Report) {
+        if self.restored && report.failed.is_empty() {
+            report.note("removing another layout's maps", self.datapath.forget_other_layouts());
+        }
     }
 
     fn look_at(&mut self, cell: Cell, report: &mut Report) {

@@ -167,6 +167,18 @@ fn adopted_maps_stay_as_they_are_until_lease_and_world_are_known() {
 }
 
 #[test]
+fn maps_that_nobody_filled_are_filled_before_containers_are_attached_to() {
+    let world = World::default();
+    let mut enforcer = Enforcer::new(roomy(), (CELL, network()), Mirror::new(world), Some(grant()));
+    enforcer.restore([(address(2), place("f", 20)), (address(3), place("g", 0))].into()).unwrap_err();
+    let said = log(&mut enforcer);
+    let at = |what: &str| said.iter().position(|line| line.starts_with(what)).expect(what);
+    assert!(at("endpoint 10.255.1.2") < at("configure") && at("configure") < at("attach s-20"), "{said:?}");
+    assert_eq!(enforcer.live(), 1, "what cannot be attached to has no row");
+    assert_eq!(enforcer.datapath().endpoints.len(), 1);
+}
+
+#[test]
 fn an_address_is_given_only_while_the_lease_admits() {
     let mut enforcer = leased(roomy());
     assert_eq!(enforcer.cell_lease().unwrap().block, grant().lease.block);
