@@ -29,6 +29,9 @@ pub enum Passed {
     AsItIs,
     /// Its source becomes the port of the cell through which its flow was opened.
     AnswerOfMapped,
+    /// Not, but its receiver shall hear so: the policy is gone, this is the first packet since of who was called, and who
+    /// called may be waiting for it and send nothing that could be refused.
+    AsTheEnd,
 }
 
 /// Decides about a packet between containers and keeps its flow. `Err` is a drop.
@@ -37,16 +40,19 @@ pub fn track(hook: Hook, h: &Headers, ends: Ends) -> Result<Passed, Outcome> {
     let (key, from_first) = h.flow_key();
     let p = packet(h, ends, from_first);
     let (slot, flow) = maps::flow(&key);
+    // A number even without a flow: a register that was never written is not to be copied, says the verifier.
+    let (flags, is_answer) = flow.map_or((0, false), |flow| (flow.flags, !flow.is_forward(from_first)));
     let decision = track::track(flow, &p, |question| judge(question, h));
     if let Some(flow) = decision.store {
         keep(hook, &key, slot, &flow);
     }
-    match (decision.drop, flow) {
-        (Some(drop), _) => Err(drop),
-        (None, Some(flow)) if flow.is(flag::MAPPED) && !flow.is_forward(from_first) => {
-            Ok(Passed::AnswerOfMapped)
+    match decision.drop {
+        None if is_answer && flags & flag::MAPPED != 0 => Ok(Passed::AnswerOfMapped),
+        None => Ok(Passed::AsItIs),
+        Some(Outcome::PolicyRevoked) if is_answer && flags & (flag::REVOKED | flag::MAPPED) == 0 => {
+            Ok(Passed::AsTheEnd)
         }
-        (None, _) => Ok(Passed::AsItIs),
+        Some(drop) => Err(drop),
     }
 }
 

@@ -10,7 +10,7 @@ use crate::headers::Headers;
 use crate::kernel::{maps, skb};
 use crate::masquerade::Missed;
 use crate::to_outside::{self, Admission};
-use crate::{Verdict, deliver, to_this_cell};
+use crate::{Verdict, deliver, refuse, to_this_cell};
 
 const HOOK: Hook = Hook::FromContainer;
 /// The gateway that every container knows, and the source of what the cell itself sends to a container: 169.254.0.1.
@@ -77,6 +77,7 @@ fn to_overlay(ctx: &TcContext, config: &Config, h: &Headers, sender: &Endpoint) 
         return match decide(ctx, h, ends(sender, receiver.tag, true)) {
             Ok(Passed::AsItIs) => deliver::to_endpoint(ctx, receiver),
             Ok(Passed::AnswerOfMapped) => to_this_cell::hairpin_answer(ctx, h, receiver),
+            Ok(Passed::AsTheEnd) => Verdict::End,
             Err(drop) => Verdict::refuse_if_audible(drop),
         };
     }
@@ -84,6 +85,7 @@ fn to_overlay(ctx: &TcContext, config: &Config, h: &Headers, sender: &Endpoint) 
         return Verdict::Refuse(Outcome::UnknownDestination);
     };
     match decide(ctx, h, ends(sender, 0, false)) {
+        Ok(Passed::AsTheEnd) => Verdict::End,
         Ok(_) => deliver::to_cell(ctx, config, lease, h, sender.tag),
         Err(drop) => Verdict::refuse_if_audible(drop),
     }
@@ -102,4 +104,21 @@ fn decide(ctx: &TcContext, h: &Headers, ends: Ends) -> Result<Passed, Outcome> {
         return if related { Ok(Passed::AsItIs) } else { Err(Outcome::UnrelatedIcmp) };
     }
     flows::track(HOOK, h, ends)
+}
+
+/// Tells who called that the flow has ended, by the packet that it may be waiting for. Addresses are looked up anew: this
+/// is a function of its own, beside [`to_overlay`] and not below it.
+#[inline(never)]
+pub fn end(ctx: &TcContext, h: &Headers) -> Verdict {
+    let Some(config) = maps::config() else { return Verdict::Drop(Outcome::Failed) };
+    if refuse::make_end(ctx, h).is_err() {
+        return Verdict::Refuse(Outcome::PolicyRevoked);
+    }
+    if let Some(receiver) = maps::endpoint(h.destination) {
+        return deliver::to_endpoint(ctx, receiver);
+    }
+    match maps::lease(config, h.destination) {
+        Some(lease) => deliver::to_cell(ctx, config, lease, h, 0),
+        None => Verdict::Drop(Outcome::UnknownDestination),
+    }
 }

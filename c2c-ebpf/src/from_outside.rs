@@ -7,7 +7,7 @@ use c2c_common::egress::{Answer, icmp_port};
 use c2c_common::flow::{End, FlowKey, flag};
 use c2c_common::layout::{Config, Endpoint, Mapping};
 use c2c_common::outside::{Seen, Translation};
-use c2c_common::wire::{ETH_LEN, ETHERTYPE_IPV4, ICMP, TCP, has_header_once, icmp};
+use c2c_common::wire::{ETH_LEN, ETHERTYPE_IPV4, ICMP, has_header_once, icmp};
 
 use crate::Verdict;
 use crate::deliver;
@@ -125,7 +125,7 @@ fn asked_port(h: &Headers) -> u16 {
 /// and would send nothing that could be refused. The packet is a reset instead, at the sequence number it awaits.
 #[inline(always)]
 fn cut(ctx: &TcContext, h: &Headers, endpoint: &Endpoint, container: End) -> Verdict {
-    if h.protocol != TCP || h.is_later_fragment() || refuse::make_reset(ctx, h).is_err() {
+    if refuse::make_end(ctx, h).is_err() {
         return Verdict::Drop(Outcome::EgressRevoked);
     }
     match into_container(ctx, h, endpoint, container) {

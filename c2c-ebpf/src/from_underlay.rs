@@ -7,7 +7,7 @@ use c2c_common::counter::{Hook, Outcome};
 use c2c_common::layout::{Config, Endpoint};
 use c2c_common::wire::{self, ETH_LEN, Ecn, OUTER_LEN, Vxlan};
 
-use crate::flows::{self, Ends};
+use crate::flows::{self, Ends, Passed};
 use crate::headers::{Headers, is_tunnel};
 use crate::kernel::packet::Frame;
 use crate::kernel::skb::Refused;
@@ -134,7 +134,11 @@ fn decide(ctx: &TcContext, h: &Headers, source_tag: u16, destination_tag: u16) -
         return if related { Ok(()) } else { Err(Outcome::UnrelatedIcmp) };
     }
     let ends = Ends { source_tag, destination_tag, source_is_local: false, destination_is_local: true };
-    flows::track(HOOK, h, ends).map(|_| ())
+    match flows::track(HOOK, h, ends)? {
+        // Not here: who was called is on the cell that enforces.
+        Passed::AsTheEnd => Err(Outcome::PolicyRevoked),
+        Passed::AsItIs | Passed::AnswerOfMapped => Ok(()),
+    }
 }
 
 /// What cannot be unwrapped here the kernel's VXLAN device unwraps, and brings before this program again.

@@ -11,7 +11,7 @@ use c2c_common::wire::{
     TCP, UDP, icmp, is_icmp_error, tcp,
 };
 
-use crate::kernel::packet::Frame;
+use crate::kernel::packet::{Frame, zeroed};
 use crate::kernel::{maps, skb};
 
 /// Bytes from the IPv4 header's start that parsing reads directly: an IPv4 header without options and the shortest of
@@ -323,11 +323,17 @@ pub struct Quote {
     pub destination: End,
 }
 
+/// The options of an IPv4 header, with zeros after their end.
+#[derive(Clone, Copy)]
+#[repr(C, align(8))]
+pub struct OptionBytes([u8; MAX_OPTIONS]);
+
 /// Apart, because few packets have options and the buffer would be on the stack of all.
 #[inline(never)]
 fn is_source_routed(ctx: &TcContext, at: u32, len: u32) -> bool {
+    let mut options: OptionBytes = zeroed();
     // What cannot be read cannot be cleared of it.
-    skb::load_some::<MAX_OPTIONS>(ctx, at, len).map_or(true, |bytes| options::are_source_routed(&bytes))
+    skb::load_into(ctx, at, len, &mut options.0).is_err() || options::are_source_routed(&options.0)
 }
 
 #[inline(always)]

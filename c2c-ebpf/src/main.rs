@@ -33,7 +33,7 @@ use c2c_common::counter::{Hook, Outcome};
 
 use crate::account::Account;
 use crate::headers::Headers;
-use crate::kernel::action::{NEXT, XDP_DROP, XDP_PASS};
+use crate::kernel::action::{DROP, NEXT, XDP_DROP, XDP_PASS};
 use crate::kernel::packet::zeroed;
 
 /// What becomes of a packet.
@@ -49,6 +49,8 @@ enum Verdict {
     Refuse(Outcome),
     /// Refused and counted before; now the sender is told.
     Answer,
+    /// Counted as revoked, then the receiver is told.
+    End,
 }
 
 impl Verdict {
@@ -76,6 +78,14 @@ pub fn from_container(ctx: TcContext) -> i32 {
             }
         }
         Verdict::Answer => NEXT,
+        Verdict::End => {
+            account.drop(&ctx, Outcome::PolicyRevoked, &headers);
+            match from_container::end(&ctx, &headers) {
+                Verdict::Deliver(_, action) => action,
+                Verdict::Refuse(_) => refuse::to_container(&ctx, &account, &headers),
+                _ => DROP,
+            }
+        }
     }
 }
 
@@ -93,6 +103,7 @@ pub fn from_underlay(ctx: TcContext) -> i32 {
             refuse::by_kernel(&ctx, &account, &headers)
         }
         Verdict::Answer => refuse::to_cell(&ctx, &account, &headers),
+        Verdict::End => NEXT,
     }
 }
 
@@ -106,7 +117,7 @@ pub fn to_container(ctx: TcContext) -> i32 {
         Verdict::NotOurs => NEXT,
         Verdict::Deliver(outcome, action) => account.deliver(&ctx, outcome, &headers, action),
         Verdict::Drop(outcome) | Verdict::Refuse(outcome) => account.drop(&ctx, outcome, &headers),
-        Verdict::Answer => NEXT,
+        Verdict::Answer | Verdict::End => NEXT,
     }
 }
 

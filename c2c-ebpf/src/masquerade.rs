@@ -75,7 +75,7 @@ pub fn find_further(config: &Config, ends: Ends, opening: bool, now_ns: u64) -> 
         }
         attempt += 1;
     }
-    at(End { addr: config.underlay_addr, port: unknown(port) }, ends, now_ns)?.ok()
+    at(End { addr: config.underlay_addr, port: unknown(port as u64) as u16 }, ends, now_ns)?.ok()
 }
 
 /// A place that another flow has.
@@ -100,7 +100,7 @@ pub fn claim(config: &Config, ends: Ends, opened: &Translation) -> Option<End> {
         let end = end(config, ends.protocol, hash, attempt)?;
         let (key, from_first) = FlowKey::new(end, ends.outside, ends.protocol);
         if take(&key, &opened.from(from_first), ends.protocol) {
-            taken = Some(unknown(end.port));
+            taken = Some(unknown(end.port as u64) as u16);
         }
         attempt += 1;
     }

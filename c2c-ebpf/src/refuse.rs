@@ -84,9 +84,13 @@ pub fn to_cell(ctx: &TcContext, account: &Account, h: &Headers) -> i32 {
     }
 }
 
-/// Makes a TCP segment on its way to its receiver the end of its connection: of its flags ACK stays, and RST comes.
+/// Makes a TCP segment on its way to its receiver the end of its connection: of its flags ACK stays, and RST comes. Other
+/// packets cannot say such a thing.
 #[inline(always)]
-pub fn make_reset(ctx: &TcContext, h: &Headers) -> Result<(), Refused> {
+pub fn make_end(ctx: &TcContext, h: &Headers) -> Result<(), Refused> {
+    if h.protocol != TCP || h.is_later_fragment() {
+        return Err(Refused);
+    }
     const FLAGS: u32 = 12;
     const CHECKSUM: u32 = 16;
     let transport = h.at + h.ip_len;

@@ -9,7 +9,7 @@ use c2c_common::outside::{Seen, Translation};
 
 use crate::Verdict;
 use crate::deliver;
-use crate::flows;
+use crate::flows::{self, Passed};
 use crate::from_container::ends;
 use crate::headers::Headers;
 use crate::kernel::{action::NEXT, maps, skb};
@@ -53,6 +53,7 @@ fn hairpin(ctx: &TcContext, h: &mut Headers, sender: &Endpoint, mapping: Mapping
     (h.destination, h.destination_port) = (called.addr, called.port);
     match tracked {
         Err(drop) => Verdict::refuse_if_audible(drop),
+        Ok(Passed::AsTheEnd) => Verdict::Refuse(Outcome::PolicyRevoked),
         Ok(_) if translate::end(ctx, h, Side::Destination, called, container).is_err() => {
             Verdict::Drop(Outcome::Failed)
         }

@@ -4,7 +4,8 @@ use core::mem::MaybeUninit;
 
 use aya_ebpf::programs::{TcContext, XdpContext};
 
-use crate::headers::Headers;
+use crate::headers::{Headers, OptionBytes};
+use crate::kernel::skb::unknown;
 
 /// Memory that holds a packet's start.
 pub trait Frame {
@@ -50,16 +51,17 @@ impl Frame for XdpContext {
     }
 }
 
-/// A value of zeros, written word by word: for a plain initialisation the compiler calls `memset`, which on this target
-/// is a loop over bytes.
+/// A value of zeros, written word by word: where the compiler sees that they are zeros it calls `memset`, which on this
+/// target is a loop over bytes, and another function on the stack.
 #[inline(always)]
 pub fn zeroed<T: Words>() -> T {
     let mut value = MaybeUninit::<T>::uninit();
     let words = value.as_mut_ptr().cast::<u64>();
+    let zero = unknown(0);
     let mut i = 0;
     while i < size_of::<T>() / 8 {
         // SAFETY: inside the value, which is made of aligned words.
-        unsafe { words.add(i).write_volatile(0) };
+        unsafe { words.add(i).write(zero) };
         i += 1;
     }
     // SAFETY: all of it was written.
@@ -74,6 +76,8 @@ pub unsafe trait Words: Copy {}
 
 // SAFETY: repr(C), integers and an array of them, aligned to 8 and 32 bytes (asserted there).
 unsafe impl Words for Headers {}
+// SAFETY: repr(C), an array of 40 bytes, aligned to 8.
+unsafe impl Words for OptionBytes {}
 
 /// Types of which every bit pattern is a value.
 ///

@@ -39,11 +39,10 @@ pub fn opaque(ctx: &TcContext) -> TcContext {
 
 /// The same number, of which compiler and verifier forget where it came from.
 #[inline(always)]
-pub fn unknown(number: u16) -> u16 {
-    let mut number = number as u64;
+pub fn unknown(mut number: u64) -> u64 {
     // SAFETY: a register is set to what it holds.
     unsafe { asm!("{n} = {n}", n = inout(reg) number, options(pure, nomem, nostack, preserves_flags)) };
-    number as u16
+    number
 }
 
 /// Index of the device that the packet came in by (TC ingress) or leaves by (TC egress).
@@ -147,16 +146,19 @@ pub fn load<const N: usize>(ctx: &TcContext, offset: u32) -> Result<[u8; N], Ref
     done(result).map(|()| bytes)
 }
 
-/// Copies `len` bytes from `offset` into the start of a buffer of zeros; `len` is 1 to `N`.
+/// Copies `len` bytes from `offset` into the start of a buffer; `len` is 1 to `N`.
 #[inline(always)]
-pub fn load_some<const N: usize>(ctx: &TcContext, offset: u32, len: u32) -> Result<[u8; N], Refused> {
-    let mut bytes = [0u8; N];
+pub fn load_into<const N: usize>(
+    ctx: &TcContext,
+    offset: u32,
+    len: u32,
+    bytes: &mut [u8; N],
+) -> Result<(), Refused> {
     if len == 0 || len > N as u32 {
         return Err(Refused);
     }
     // SAFETY: the buffer is at least `len` bytes long and outlives the call.
-    let result = unsafe { helper::bpf_skb_load_bytes(ctx.as_ptr(), offset, bytes.as_mut_ptr().cast(), len) };
-    done(result).map(|()| bytes)
+    done(unsafe { helper::bpf_skb_load_bytes(ctx.as_ptr(), offset, bytes.as_mut_ptr().cast(), len) })
 }
 
 /// Which field of a packet is changed, for its checksum.

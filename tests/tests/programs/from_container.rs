@@ -287,6 +287,15 @@ fn a_removed_policy_cuts_a_live_connection() {
     m.tc(HOOK, &tcp(CLIENT, LOCAL, "S")).expect(REDIRECT, &[(HOOK, Outcome::ToEndpoint)]);
     m.tc(HOOK, &tcp(LOCAL, CLIENT, "SA")).expect(REDIRECT, &[(HOOK, Outcome::ToEndpoint)]);
     m.forbid_everything();
+    let run = m.tc(HOOK, &tcp(LOCAL, CLIENT, "A")).expect(REDIRECT, &[(HOOK, Outcome::PolicyRevoked)]);
+    let told = read(&run.packet);
+    assert_eq!(
+        (told.source, told.destination),
+        (BACKEND, FRONTEND),
+        "who waits for the server hears of the end"
+    );
+    let Transport::Tcp(end) = told.transport else { panic!("not TCP") };
+    assert!(end.rst && end.sequence_number == 1000);
     for packet in [tcp(CLIENT, LOCAL, "A"), tcp(LOCAL, CLIENT, "A")] {
         let run = m.tc(HOOK, &packet).expect(REDIRECT, &refused(Outcome::PolicyRevoked));
         let Transport::Tcp(tcp) = read(&run.packet).transport else { panic!("not TCP") };

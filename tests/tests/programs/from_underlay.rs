@@ -260,3 +260,21 @@ fn congestion_on_the_way_reaches_who_understands_it() {
     let run = m.tc(HOOK, &outer(0, &inner(2))).expect(REDIRECT, &[(HOOK, Outcome::ToEndpoint)]);
     assert_eq!(run.packet[15], 2, "and stays away without one");
 }
+
+#[test]
+fn who_called_from_another_cell_hears_of_the_end_by_the_servers_next_packet() {
+    let mut m = Machine::new();
+    m.allow(6, 7000, 7000);
+    m.endpoint(BACKEND, DEVICE, BACKEND_TAG, BACKEND_MAC);
+    let hook = Hook::FromContainer;
+    arrives(&mut m, &tcp(CLIENT, SERVER, "S"), FRONTEND_TAG).expect(REDIRECT, &[(HOOK, Outcome::ToEndpoint)]);
+    m.tc(hook, &tcp(SERVER, CLIENT, "SA")).expect(REDIRECT, &[(hook, Outcome::ToCell)]);
+    m.forbid_everything();
+    let run = m.tc(hook, &tcp(SERVER, CLIENT, "A")).expect(REDIRECT, &[(hook, Outcome::PolicyRevoked)]);
+    let (outer, _, inner) = unwrap_tunnel(&run.packet);
+    assert_eq!(outer.destination, THERE);
+    let Transport::Tcp(end) = read(&inner).transport else { panic!("not TCP") };
+    assert!(end.rst && end.sequence_number == 1000);
+    let refused = [(hook, Outcome::PolicyRevoked), (hook, Outcome::RefusalSent)];
+    m.tc(hook, &tcp(SERVER, CLIENT, "A")).expect(REDIRECT, &refused);
+}
