@@ -9,5 +9,6 @@ pub mod lab;
 pub mod netns;
 pub mod observe;
 pub mod process;
+pub mod sim;
 pub mod traffic;
 pub mod wait;

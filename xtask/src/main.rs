@@ -1,13 +1,14 @@
 //! The tasks of this repository: what a newcomer types.
 //!
 //! No task knows how the fabric works. Building the eBPF object and installing what that takes is here; the lab and the
-//! demo are the `c2c-lab` binary's (`tests/`), which this one builds and starts as root.
+//! demo are the `c2c-lab` binary's, the simulator is `c2c-sim` (both in `tests/`); this one builds and starts them as root.
 
 mod build;
 mod lint;
 mod object_check;
 mod run;
 mod setup;
+mod sim;
 mod test;
 mod toolchain;
 
@@ -54,6 +55,13 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<OsString>,
     },
+    /// Measure a real controller with simulated cells: --cells, --apps, --policies, --samples, --json. Needs root.
+    #[command(disable_help_flag = true)]
+    Sim {
+        /// What `c2c-sim` is told; `cargo xtask sim --help` lists it.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
 }
 
 fn main() -> ExitCode {
@@ -75,5 +83,6 @@ fn perform(task: Task) -> Result<ExitCode> {
         Task::Test { filter } => test::everything(filter.as_deref()),
         Task::Lint => lint::everything().map(|()| ExitCode::SUCCESS),
         Task::Lab { arguments } => test::lab(&arguments),
+        Task::Sim { arguments } => sim::simulate(&arguments),
     }
 }

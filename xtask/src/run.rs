@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, bail};
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, ExitCode};
 use std::time::Instant;
 
 /// Says what begins now.
@@ -21,6 +21,13 @@ pub(crate) fn checked(command: &mut Command) -> Result<()> {
     }
     eprintln!("    done in {:.1} s", started.elapsed().as_secs_f64());
     Ok(())
+}
+
+/// Runs to the end and passes the exit code on: what failed has been said by then.
+pub(crate) fn finish(command: &mut Command) -> Result<ExitCode> {
+    let program = command.get_program().to_string_lossy().into_owned();
+    let status = command.status().with_context(|| format!("cannot start {program}"))?;
+    Ok(status.code().and_then(|code| u8::try_from(code).ok()).map_or(ExitCode::FAILURE, ExitCode::from))
 }
 
 /// A command that runs as root: the program itself when this is root, else sudo, and the user is told why.

@@ -1,10 +1,10 @@
 //! What needs root: the tests, the demo and the lab. All of them make network namespaces and load programs.
 
 use crate::build;
-use crate::run::{as_root, cargo, checked, is_root, step, target_dir};
-use anyhow::{Context, Result};
+use crate::run::{as_root, cargo, checked, finish, is_root, step, target_dir};
+use anyhow::Result;
 use std::ffi::{OsStr, OsString};
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 
 const REASON: &str = "network namespaces are made and eBPF programs are loaded into the kernel";
 
@@ -42,11 +42,4 @@ pub(crate) fn lab(arguments: &[OsString]) -> Result<ExitCode> {
 
 fn c2c_lab(arguments: &[OsString]) -> Result<ExitCode> {
     finish(as_root(target_dir().join("debug/c2c-lab"), REASON)?.args(arguments))
-}
-
-/// Runs to the end and passes the exit code on: what failed has been said by then.
-fn finish(command: &mut Command) -> Result<ExitCode> {
-    let program = command.get_program().to_string_lossy().into_owned();
-    let status = command.status().with_context(|| format!("cannot start {program}"))?;
-    Ok(status.code().and_then(|code| u8::try_from(code).ok()).map_or(ExitCode::FAILURE, ExitCode::from))
 }
