@@ -1,12 +1,14 @@
 //! Puts the parts of `serve` together, runs them until a signal or a failing store ends them, and takes them apart.
 
 use crate::api::{AgentService, OperatorService, Terms};
-use crate::config::Config;
+use crate::auth::Verifier;
+use crate::config::{Config, RestConfig, StorePlace};
 use crate::ledger::Ledger;
-use crate::store::SledStore;
+use crate::rest::{self, Rest};
+use crate::store::{PostgresStore, SledStore, Store, StoreError};
 use crate::watch::Sessions;
 use anyhow::{Context, bail};
-use c2c_proto::tls::{self, Identity, Role};
+use c2c_proto::tls::{self, Identity, Role, ServerCertificate, TlsError};
 use c2c_proto::v1::fabric_server::FabricServer;
 use c2c_proto::v1::operator_server::OperatorServer;
 use sd_notify::NotifyState;
@@ -37,25 +39,64 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
             Role::Controller
         );
     }
-    let store = SledStore::open(&config.data_dir)?;
-    let ledger = Arc::new(Ledger::open(Box::new(store), config.rules)?);
+    let ledger = Arc::new(Ledger::open(open_store(&config.store)?, config.rules)?);
+    let rest = match &config.rest {
+        Some(settings) => Some(open_rest(settings, &ledger).await?),
+        None => None,
+    };
+    let certificates = Certificates { identity, rest: rest.as_ref().map(|rest| rest.certificate.clone()) };
     let listener = TcpListener::bind(config.listen).await;
     let listener = listener.with_context(|| format!("listen: cannot listen on {}", config.listen))?;
     let address = listener.local_addr().context("listen: the socket has no address")?;
     tracing::info!(%address, store = %ledger.store_id(), revision = %ledger.revision(), "listening");
 
     let (stop, stopping) = watch::channel(false);
-    let server =
-        tokio::spawn(run_server(listener, identity.clone(), Arc::clone(&ledger), terms(&config), stopping));
+    let rest = tokio::spawn(run_rest(rest, stopping.clone()));
+    let identity = certificates.identity.clone();
+    let server = tokio::spawn(run_server(listener, identity, Arc::clone(&ledger), terms(&config), stopping));
     notify(&[NotifyState::Ready]);
-    let ended = wait_for_end(&mut signals, &identity, &ledger).await;
+    let ended = wait_for_end(&mut signals, &certificates, &ledger).await;
     notify(&[NotifyState::Stopping]);
     stop.send_replace(true);
-    match tokio::time::timeout(STOP_DEADLINE, server).await {
-        Ok(server) => server.context("the server was interrupted")??,
+    match tokio::time::timeout(STOP_DEADLINE, async { tokio::join!(server, rest) }).await {
+        Ok((server, rest)) => {
+            rest.context("the policy API was interrupted")?;
+            server.context("the server was interrupted")??;
+        }
         Err(_) => tracing::warn!("some connections did not end in time and are cut"),
     }
     ended
+}
+
+fn open_store(place: &StorePlace) -> Result<Box<dyn Store>, StoreError> {
+    Ok(match place {
+        StorePlace::Directory(path) => Box::new(SledStore::open(path)?),
+        StorePlace::Postgres(url) => Box::new(PostgresStore::open(url)?),
+    })
+}
+
+/// The external policy API before anybody is let in.
+struct OpenRest {
+    listener: TcpListener,
+    certificate: ServerCertificate,
+    rest: Rest,
+}
+
+async fn open_rest(settings: &RestConfig, ledger: &Arc<Ledger>) -> anyhow::Result<OpenRest> {
+    let RestConfig { listen, certificate, key, origins, uaa } = settings.clone();
+    let certificate = ServerCertificate::load(&certificate, &key).context("rest_certificate")?;
+    let verifier = Verifier::new(uaa)?;
+    let listener = TcpListener::bind(listen).await;
+    let listener = listener.with_context(|| format!("rest_listen: cannot listen on {listen}"))?;
+    let address = listener.local_addr().context("rest_listen: the socket has no address")?;
+    tracing::info!(%address, uaa = settings.uaa.uaa_url, "serving the external policy API");
+    Ok(OpenRest { listener, certificate, rest: Rest::new(Arc::clone(ledger), verifier, origins) })
+}
+
+async fn run_rest(open: Option<OpenRest>, stopping: watch::Receiver<bool>) {
+    if let Some(OpenRest { listener, certificate, rest }) = open {
+        rest::run(listener, certificate, rest.router(), stopping).await;
+    }
 }
 
 fn terms(config: &Config) -> Terms {
@@ -101,13 +142,23 @@ impl Signals {
     }
 }
 
-async fn wait_for_end(signals: &mut Signals, identity: &Identity, ledger: &Ledger) -> anyhow::Result<()> {
+/// What is read again when we are told to.
+struct Certificates {
+    identity: Identity,
+    rest: Option<ServerCertificate>,
+}
+
+async fn wait_for_end(
+    signals: &mut Signals,
+    certificates: &Certificates,
+    ledger: &Ledger,
+) -> anyhow::Result<()> {
     let mut failed = ledger.failed();
     loop {
         tokio::select! {
             _ = signals.terminate.recv() => break,
             _ = signals.interrupt.recv() => break,
-            _ = signals.hangup.recv() => reload(identity),
+            _ = signals.hangup.recv() => reload(certificates),
             _ = failed.wait_for(|failed| *failed) => bail!("the store failed; see above, and start again when it is well"),
         }
     }
@@ -115,17 +166,24 @@ async fn wait_for_end(signals: &mut Signals, identity: &Identity, ledger: &Ledge
     Ok(())
 }
 
-fn reload(identity: &Identity) {
+fn reload(certificates: &Certificates) {
     let now = NotifyState::monotonic_usec_now();
     notify(&[NotifyState::Reloading, now.unwrap_or(NotifyState::MonotonicUsec(0))]);
-    match identity.reload() {
-        Ok(()) => tracing::info!("certificates were read again"),
-        Err(error) => {
-            let error = &error as &dyn std::error::Error;
-            tracing::error!(error, "the certificates cannot be used; those read before stay in use");
-        }
+    report_reload("the controller", certificates.identity.reload());
+    if let Some(rest) = &certificates.rest {
+        report_reload("the policy API", rest.reload());
     }
     notify(&[NotifyState::Ready]);
+}
+
+fn report_reload(whose: &str, reloaded: Result<(), TlsError>) {
+    match reloaded {
+        Ok(()) => tracing::info!(whose, "certificates were read again"),
+        Err(error) => {
+            let error = &error as &dyn std::error::Error;
+            tracing::error!(error, whose, "the certificates cannot be used; those read before stay in use");
+        }
+    }
 }
 
 /// Tells systemd, if it started us. That it cannot be told is no reason to end.

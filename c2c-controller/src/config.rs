@@ -1,7 +1,10 @@
 //! The controller's configuration: a TOML file, the environment and flags, the later over the earlier. What comes out is
 //! checked whole; an error names the key, where it was set, and what was expected.
 
+use crate::auth;
 use crate::domain::{Pool, PoolError, Rules};
+use crate::rest::Origins;
+use crate::store::PostgresUrl;
 use c2c_proto::tls::Files;
 use clap::Args;
 use std::collections::BTreeMap;
@@ -23,6 +26,9 @@ pub struct ServeArgs {
     /// Where the state is kept
     #[arg(long, env = "C2C_DATA_DIR", value_name = "DIR")]
     pub data_dir: Option<String>,
+    /// Database that the state is kept in, instead of a directory; better not as a flag if it has a password
+    #[arg(long, env = "C2C_POSTGRES", hide_env_values = true, value_name = "URL")]
+    pub postgres: Option<String>,
     /// CA whose certificates are accepted (PEM)
     #[arg(long, env = "C2C_CA", value_name = "FILE")]
     pub ca: Option<String>,
@@ -50,6 +56,27 @@ pub struct ServeArgs {
     /// UDP port of the tunnel [default: 4789]
     #[arg(long, env = "C2C_UDP_PORT", value_name = "PORT")]
     pub udp_port: Option<String>,
+    /// Where to serve Cloud Foundry's external policy API; absent: nowhere
+    #[arg(long, env = "C2C_REST_LISTEN", value_name = "IP:PORT")]
+    pub rest_listen: Option<String>,
+    /// The certificate shown there (PEM) [default: the controller's]
+    #[arg(long, env = "C2C_REST_CERTIFICATE", value_name = "FILE")]
+    pub rest_certificate: Option<String>,
+    /// Its private key (PEM) [default: the controller's]
+    #[arg(long, env = "C2C_REST_KEY", value_name = "FILE")]
+    pub rest_key: Option<String>,
+    /// Origins whose pages may read replies, with commas between them, or *
+    #[arg(long, env = "C2C_REST_CORS_ORIGINS", value_name = "ORIGINS")]
+    pub rest_cors_origins: Option<String>,
+    /// The UAA whose tokens are accepted there
+    #[arg(long, env = "C2C_UAA_URL", value_name = "URL")]
+    pub uaa_url: Option<String>,
+    /// What its tokens say as issuer [default: UAA_URL/oauth/token]
+    #[arg(long, env = "C2C_UAA_ISSUER", value_name = "TEXT")]
+    pub uaa_issuer: Option<String>,
+    /// CA of the UAA's certificate (PEM) [default: that of the agents]
+    #[arg(long, env = "C2C_UAA_CA", value_name = "FILE")]
+    pub uaa_ca: Option<String>,
     /// What to log: error, warn, info, debug, trace, or a tracing filter [default: info]
     #[arg(long, env = "C2C_LOG", value_name = "FILTER")]
     pub log: Option<String>,
@@ -61,7 +88,7 @@ pub struct Config {
     /// Where to listen.
     pub listen: SocketAddr,
     /// Where the store is.
-    pub data_dir: PathBuf,
+    pub store: StorePlace,
     /// Our certificate.
     pub files: Files,
     /// How leases are given.
@@ -72,8 +99,34 @@ pub struct Config {
     pub vni: u32,
     /// UDP port of the tunnel.
     pub udp_port: u16,
+    /// The external policy API; nothing when it is off.
+    pub rest: Option<RestConfig>,
     /// What to log.
     pub log: String,
+}
+
+/// What the external policy API is served with.
+#[derive(Clone, Debug)]
+pub struct RestConfig {
+    /// Where to listen.
+    pub listen: SocketAddr,
+    /// The certificate that clients are shown.
+    pub certificate: PathBuf,
+    /// Its private key.
+    pub key: PathBuf,
+    /// Whose pages may read replies.
+    pub origins: Origins,
+    /// Whose tokens are accepted.
+    pub uaa: auth::Settings,
+}
+
+/// Where the state is kept.
+#[derive(Clone, Debug)]
+pub enum StorePlace {
+    /// In a directory of this machine.
+    Directory(PathBuf),
+    /// In a database.
+    Postgres(PostgresUrl),
 }
 
 /// Why the controller cannot run so.
@@ -161,7 +214,7 @@ impl Config {
                 "an address and port such as 0.0.0.0:4103",
                 |_| true,
             )?,
-            data_dir: file("data_dir", "a directory")?,
+            store: store(&layers)?,
             files: Files {
                 ca: file("ca", "a PEM file")?,
                 cert: file("certificate", "a PEM file")?,
@@ -180,11 +233,49 @@ impl Config {
             vni: layers
                 .value("vni", "1", "a number from 1 to 16777215", |vni| (1..=0xff_ffff).contains(vni))?,
             udp_port: layers.value("udp_port", "4789", "a port from 1 to 65535", |port| *port != 0)?,
+            rest: rest(&layers)?,
             log: layers.value("log", "info", "a tracing filter such as info", |filter: &String| {
                 tracing_subscriber::EnvFilter::from_str(filter).is_ok()
             })?,
         })
     }
+}
+
+/// A database if one is set, else a directory.
+fn store(layers: &Layers) -> Result<StorePlace, ConfigError> {
+    let Some(set) = layers.set.get("postgres") else {
+        return layers.required("data_dir", "a directory").map(|path| StorePlace::Directory(path.into()));
+    };
+    set.value.parse().map(StorePlace::Postgres).map_err(|_| ConfigError::Value {
+        key: "postgres",
+        // It may hold a password.
+        value: "…".to_owned(),
+        origin: set.origin.clone(),
+        expected: "postgresql://USER:PASSWORD@HOST/DATABASE, and ?sslmode=disable after it for another machine, because the connection is not encrypted",
+    })
+}
+
+/// The external policy API, if it is to be served.
+fn rest(layers: &Layers) -> Result<Option<RestConfig>, ConfigError> {
+    if !layers.has("rest_listen") {
+        return Ok(None);
+    }
+    let file = |key, otherwise| layers.required(if layers.has(key) { key } else { otherwise }, "a PEM file");
+    let uaa_url = layers.required("uaa_url", "the UAA's URL such as https://uaa.example.org")?;
+    let issuer = format!("{}/oauth/token", uaa_url.trim_end_matches('/'));
+    let address = "an address and port such as 0.0.0.0:4002";
+    let origins = "* or origins such as https://apps.example.org, with commas between them";
+    Ok(Some(RestConfig {
+        listen: layers.value("rest_listen", "", address, |_| true)?,
+        certificate: file("rest_certificate", "certificate")?.into(),
+        key: file("rest_key", "key")?.into(),
+        origins: layers.value("rest_cors_origins", "", origins, |_| true)?,
+        uaa: auth::Settings {
+            uaa_url: uaa_url.to_owned(),
+            issuer: layers.value("uaa_issuer", &issuer, "text", |_| true)?,
+            ca: file("uaa_ca", "ca")?.into(),
+        },
+    }))
 }
 
 /// What was set, by key.
@@ -233,6 +324,11 @@ impl Layers {
         })
     }
 
+    /// Whether the key is set to something.
+    fn has(&self, key: &str) -> bool {
+        self.set.get(key).is_some_and(|set| !set.value.is_empty())
+    }
+
     fn required(&self, key: &'static str, expected: &'static str) -> Result<&str, ConfigError> {
         let set = self.set.get(key).filter(|set| !set.value.is_empty());
         set.map(|set| set.value.as_str()).ok_or(ConfigError::Missing { key, expected })
@@ -240,10 +336,11 @@ impl Layers {
 }
 
 /// Every key and what a flag or the environment says of it.
-fn flags(args: &ServeArgs) -> [(&'static str, &Option<String>); 12] {
+fn flags(args: &ServeArgs) -> [(&'static str, &Option<String>); 20] {
     [
         ("listen", &args.listen),
         ("data_dir", &args.data_dir),
+        ("postgres", &args.postgres),
         ("ca", &args.ca),
         ("certificate", &args.certificate),
         ("key", &args.key),
@@ -253,6 +350,13 @@ fn flags(args: &ServeArgs) -> [(&'static str, &Option<String>); 12] {
         ("heartbeat_seconds", &args.heartbeat_seconds),
         ("vni", &args.vni),
         ("udp_port", &args.udp_port),
+        ("rest_listen", &args.rest_listen),
+        ("rest_certificate", &args.rest_certificate),
+        ("rest_key", &args.rest_key),
+        ("rest_cors_origins", &args.rest_cors_origins),
+        ("uaa_url", &args.uaa_url),
+        ("uaa_issuer", &args.uaa_issuer),
+        ("uaa_ca", &args.uaa_ca),
         ("log", &args.log),
     ]
 }
@@ -324,10 +428,46 @@ mod tests {
     }
 
     #[test]
+    fn a_database_takes_the_place_of_the_directory_and_its_password_is_not_shown() {
+        let files = FILES.replace("data_dir = 'd'\n", "");
+        let url = |url: &str| load(&files, |args| args.postgres = Some(url.to_owned()));
+        let database = url("postgresql://c2c:secret@127.0.0.1/net").unwrap().store;
+        assert_eq!(format!("{database:?}"), "Postgres(postgresql://127.0.0.1/net)");
+        let error = url("postgresql://c2c:secret@db.example.com/net").unwrap_err();
+        assert!(error.starts_with("postgres: \"…\" (from --postgres or C2C_POSTGRES)"), "{error}");
+        assert!(error.contains("sslmode=disable") && !error.contains("secret"), "{error}");
+        assert!(
+            matches!(load(FILES, |_| {}).unwrap().store, StorePlace::Directory(path) if path == Path::new("d"))
+        );
+    }
+
+    #[test]
     fn a_flag_is_stronger_than_the_file() {
         let file = format!("{FILES}vni = 7\nlisten = '127.0.0.1:1'");
         let config = load(&file, |args| args.listen = Some("127.0.0.1:2".to_owned())).unwrap();
         assert_eq!((config.vni, config.listen), (7, "127.0.0.1:2".parse().unwrap()));
+    }
+
+    #[test]
+    fn the_policy_api_is_off_until_it_is_told_where_to_listen() {
+        assert!(load(&format!("{FILES}uaa_url = 'https://uaa'"), |_| {}).unwrap().rest.is_none());
+        let on = format!("{FILES}rest_listen = '127.0.0.1:4002'\nuaa_url = 'https://uaa.example.org/'");
+        let rest = load(&on, |_| {}).unwrap().rest.unwrap();
+        assert_eq!((rest.certificate, rest.key), ("c".into(), "k".into()), "the controller's own");
+        let uaa = auth::Settings {
+            uaa_url: "https://uaa.example.org/".to_owned(),
+            issuer: "https://uaa.example.org/oauth/token".to_owned(),
+            ca: "a".into(),
+        };
+        assert_eq!((rest.uaa, rest.origins), (uaa, Origins::default()));
+        let more = "rest_certificate = 'rc'\nrest_key = 'rk'\nuaa_ca = 'ua'\nuaa_issuer = 'i'";
+        let rest = load(&format!("{on}\n{more}"), |_| {}).unwrap().rest.unwrap();
+        assert_eq!((rest.certificate, rest.key), ("rc".into(), "rk".into()));
+        assert_eq!((rest.uaa.ca, rest.uaa.issuer.as_str()), ("ua".into(), "i"));
+        let no_uaa = load(&format!("{FILES}rest_listen = '127.0.0.1:4002'"), |_| {}).unwrap_err();
+        assert!(no_uaa.starts_with("uaa_url: is not set; expected the UAA's URL"), "{no_uaa}");
+        let origins = load(&format!("{on}\nrest_cors_origins = 'apps.example.org'"), |_| {}).unwrap_err();
+        assert!(origins.contains("expected * or origins such as https://"), "{origins}");
     }
 
     #[test]

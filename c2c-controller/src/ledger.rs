@@ -3,11 +3,12 @@
 //! commit once and in order, and what it starts from and what follows fit together. Nobody who reads waits for a disk.
 
 use crate::domain::{
-    AppId, CellName, Command, Commit, GroupName, Lease, Refusal, Revision, Rules, SecurityGroup, State,
+    AppId, CellName, Command, Commit, GroupName, Lease, Refusal, Revision, Rules, SecurityGroup, State, Tag,
     TaggedPolicy, Timestamp, decide,
 };
 use crate::store::{Since, Store, StoreError, StoreId};
 use crate::watch::{Hosted, Moves, News, Start, Subscription};
+use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use tokio::sync::{broadcast, watch};
@@ -214,6 +215,18 @@ impl Ledger {
         (state.revision(), policies)
     }
 
+    /// The policies that name one of the apps on either side.
+    #[must_use]
+    pub fn policies_naming(&self, apps: &BTreeSet<AppId>) -> Vec<TaggedPolicy> {
+        self.read().policies_naming(apps)
+    }
+
+    /// The tags that apps have, by tag.
+    #[must_use]
+    pub fn tags(&self) -> Vec<(Tag, AppId)> {
+        self.read().tags().map(|(tag, app)| (tag, app.clone())).collect()
+    }
+
     /// The security group of this name, or all.
     #[must_use]
     pub fn groups(&self, name: Option<&GroupName>) -> (Revision, Vec<SecurityGroup>) {
@@ -292,7 +305,7 @@ mod tests {
         fn commit(&self, commit: &Commit) -> Result<(), StoreError> {
             if self.failing.load(std::sync::atomic::Ordering::SeqCst) {
                 let source = "no space left on device".into();
-                return Err(StoreError::Failed { tried: "written", path: "/store".into(), source });
+                return Err(StoreError::Failed { tried: "written", place: "/store".into(), source });
             }
             self.inner.commit(commit)
         }

@@ -1,14 +1,17 @@
 //! The controller: leases blocks of the overlay network to cells, owns policies and tags, streams every change.
 //!
 //! `domain` decides, `store` keeps, `ledger` does both under one lock and tells `watch`, whose subscriptions `api` turns
-//! into messages. `assembly` puts them together for `serve`; `cli` is also the operator's client.
+//! into messages; `rest` is Cloud Foundry's policy API, for those whose tokens `auth` verifies. `assembly` puts them together
+//! for `serve`; `cli` is also the operator's client.
 
 pub mod api;
 pub mod assembly;
+pub mod auth;
 pub mod cli;
 pub mod config;
 pub mod domain;
 pub mod ledger;
 pub mod pki;
+pub mod rest;
 pub mod store;
 pub mod watch;

@@ -6,23 +6,27 @@
 //!
 //! Certificates are replaced while running: [`Identity::reload`] reads the files again, handshakes from then on use what
 //! was read, and open streams stay as they are.
+//!
+//! [`ServerCertificate`] is for servers whose clients show no certificate, and is not mutual.
 
 mod channel;
 mod error;
 mod identity;
 mod incoming;
 mod peer;
+mod server;
 
 pub use channel::{cause, channel};
 pub use error::TlsError;
 pub use identity::{Files, Identity};
 pub use incoming::{TlsStream, incoming};
 pub use peer::{Peer, Role};
+pub use server::ServerCertificate;
 
 use std::time::Duration;
 
 /// From the TCP connection to the first byte under TLS. A peer that needs longer is not one of ours or not alive.
 pub const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(10);
 
-/// The only application protocol spoken, as registered for ALPN (RFC 7540, 3.3): HTTP/2.
+/// The only application protocol of mutual TLS, as registered for ALPN (RFC 7540, 3.3): HTTP/2.
 const ALPN: &[u8] = b"h2";

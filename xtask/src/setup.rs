@@ -8,6 +8,16 @@ use crate::toolchain::{BPF_LINKER_VERSION, DEBIAN_LLVM, Toolchain};
 use anyhow::{Result, bail};
 use std::process::{Command, ExitCode};
 
+const POSTGRESQL: &str = "postgresql";
+
+/// Runs the installation with Debian's own switch against making and starting a cluster on, and takes it back.
+const WITHOUT_CLUSTER: &str = r#"set -eu
+file=/etc/postgresql-common/createcluster.d/c2c-setup.conf
+mkdir -p "${file%/*}"
+trap 'rm -f "$file"' EXIT
+echo 'create_main_cluster = false' > "$file"
+"$@""#;
+
 /// One thing that is needed.
 struct Need {
     what: &'static str,
@@ -52,6 +62,13 @@ fn needs(toolchain: Toolchain) -> Vec<Need> {
         program("cc", "links programs and compiles ring", &["gcc", "libc6-dev"] as &[_]),
         program("ip", "makes the namespaces of the lab and the tests", &["iproute2"]),
         program("tc", "looks at what is attached to an interface", &["iproute2"]),
+        program("openssl", "makes RSA keys in the tests of access tokens", &["openssl"]),
+        Need {
+            what: "PostgreSQL server",
+            why: "tests the controller's store; no system cluster is made or used",
+            present: has_postgresql(),
+            packages: &[POSTGRESQL],
+        },
     ];
     let (what, packages): (_, &[_]) = match toolchain {
         Toolchain::Debian => (
@@ -70,6 +87,12 @@ fn needs(toolchain: Toolchain) -> Vec<Need> {
     needs
 }
 
+/// Debian keeps the server's programs out of PATH, in a directory for each version.
+fn has_postgresql() -> bool {
+    let versions = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
+    versions.into_iter().any(|version| version.path().join("bin/initdb").is_file())
+}
+
 fn install_packages(missing: &[Need]) -> Result<()> {
     let packages: Vec<&str> = missing.iter().flat_map(|need| need.packages).copied().collect();
     if packages.is_empty() {
@@ -82,8 +105,12 @@ fn install_packages(missing: &[Need]) -> Result<()> {
     step("apt-get update");
     checked(as_root("apt-get", reason)?.args(["update", "--quiet"]))?;
     step(&format!("apt-get install {}", packages.join(" ")));
-    let mut install = as_root("env", reason)?;
+    let mut install = as_root("sh", reason)?;
     install.args([
+        "-c",
+        if packages.contains(&POSTGRESQL) { WITHOUT_CLUSTER } else { "exec \"$@\"" },
+        "sh",
+        "env",
         "DEBIAN_FRONTEND=noninteractive",
         "apt-get",
         "install",

@@ -46,7 +46,7 @@ Exit codes: 0 done, 1 refused, 2 wrong usage, 3 controller not reachable";
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run the controller
-    Serve(ServeArgs),
+    Serve(Box<ServeArgs>),
     /// Let one app reach another on a port or a range of ports
     AllowAccess(access::ChangeArgs),
     /// Take back what allow-access gave; connections that live by it are cut

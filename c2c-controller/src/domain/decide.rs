@@ -2,11 +2,13 @@
 //! taken over only if it is a block of the pool and nobody else's.
 
 use super::{
-    AppId, Binding, CellName, Change, GroupName, GroupRules, Lease, Policy, Pool, State, Tag, TagFreed,
-    TaggedPolicy, Timestamp,
+    Binding, CellName, Change, GroupName, GroupRules, Lease, Policy, Pool, State, TagFreed, TaggedPolicy,
+    Timestamp,
 };
 use ipnet::Ipv4Net;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
+use std::slice;
 
 /// A cell's name is kept for its underlay address this long after the last renewal: 20 heartbeats of the default
 /// length. So two cells that were given the same name by mistake do not take turns, and a machine that was recreated
@@ -41,6 +43,10 @@ pub enum Command {
     Allow(Policy),
     /// Access is not allowed any more.
     Remove(Policy),
+    /// Each of these is allowed, in one commit; those that are already, or are named twice, change nothing.
+    AllowAll(Vec<Policy>),
+    /// None of these is allowed any more, in one commit; those that are not anyway change nothing.
+    RemoveAll(Vec<Policy>),
     /// A security group shall have these rules.
     SetGroup {
         /// Which; made when there is none, and then bound to nothing.
@@ -160,8 +166,10 @@ pub fn decide(
             Ok(state.lease_at(*underlay).cloned().map(Change::LeaseRemoved).into_iter().collect())
         }
         Command::Evict { cell } => evict(state, cell),
-        Command::Allow(policy) => allow(state, now, policy),
-        Command::Remove(policy) => Ok(remove(state, now, policy)),
+        Command::Allow(policy) => allow(state, now, slice::from_ref(policy)),
+        Command::Remove(policy) => Ok(remove(state, now, slice::from_ref(policy))),
+        Command::AllowAll(policies) => allow(state, now, policies),
+        Command::RemoveAll(policies) => Ok(remove(state, now, policies)),
         Command::SetGroup { name, rules } => Ok(set_group(state, name, rules)),
         Command::Bind(binding) => bind(state, binding),
         Command::Unbind(binding) => unbind(state, binding),
@@ -267,32 +275,33 @@ fn evict(state: &State, cell: &str) -> Result<Vec<Change>, Refusal> {
     Ok(vec![Change::LeaseRemoved(lease.clone())])
 }
 
-fn allow(state: &State, now: Timestamp, policy: &Policy) -> Result<Vec<Change>, Refusal> {
-    if state.policy(policy).is_some() {
-        return Ok(Vec::new());
-    }
-    let source_tag = state.tags.choose(&policy.source, state.tags.of(&policy.destination), now);
-    let source_tag = source_tag.ok_or(Refusal::TagsExhausted)?;
-    let destination_tag = if policy.source == policy.destination {
-        source_tag
-    } else {
-        state.tags.choose(&policy.destination, Some(source_tag), now).ok_or(Refusal::TagsExhausted)?
+fn allow(state: &State, now: Timestamp, policies: &[Policy]) -> Result<Vec<Change>, Refusal> {
+    let new: BTreeSet<&Policy> = policies.iter().filter(|policy| state.policy(policy).is_none()).collect();
+    let mut tags = state.tags.assignment(now);
+    let put = |policy: &Policy| {
+        let source_tag = tags.of(&policy.source)?;
+        let destination_tag = tags.of(&policy.destination)?;
+        Some(Change::PolicyPut(TaggedPolicy { policy: policy.clone(), source_tag, destination_tag }))
     };
-    Ok(vec![Change::PolicyPut(TaggedPolicy { policy: policy.clone(), source_tag, destination_tag })])
+    new.into_iter().map(put).collect::<Option<_>>().ok_or(Refusal::TagsExhausted)
 }
 
-fn remove(state: &State, now: Timestamp, policy: &Policy) -> Vec<Change> {
-    let Some(removed) = state.policy(policy) else { return Vec::new() };
-    let Policy { source, destination, .. } = policy;
-    let own_uses = if source == destination { 2 } else { 1 };
-    let freed = |app: &AppId, tag: Tag| {
-        (state.tags.uses(app) == own_uses)
-            .then(|| Change::TagFreed(TagFreed { tag, app: app.clone(), at: now }))
-    };
-    let source_freed = freed(source, removed.source_tag);
-    let destination_freed =
-        if source == destination { None } else { freed(destination, removed.destination_tag) };
-    [Some(Change::PolicyRemoved(removed)), source_freed, destination_freed].into_iter().flatten().collect()
+fn remove(state: &State, now: Timestamp, policies: &[Policy]) -> Vec<Change> {
+    let removed: BTreeSet<&Policy> = policies.iter().collect();
+    let mut uses_left = BTreeMap::new();
+    let mut changes = Vec::new();
+    for removed in removed.into_iter().filter_map(|policy| state.policy(policy)) {
+        let TaggedPolicy { policy, source_tag, destination_tag } = removed.clone();
+        changes.push(Change::PolicyRemoved(removed));
+        for (app, tag) in [(policy.source, source_tag), (policy.destination, destination_tag)] {
+            let left = uses_left.entry(app.clone()).or_insert_with(|| state.tags.uses(&app));
+            *left = left.saturating_sub(1);
+            if *left == 0 {
+                changes.push(Change::TagFreed(TagFreed { tag, app, at: now }));
+            }
+        }
+    }
+    changes
 }
 
 fn set_group(state: &State, name: &GroupName, rules: &GroupRules) -> Vec<Change> {

@@ -100,6 +100,11 @@ impl State {
         self.policies.iter().map(|(policy, tags)| tagged(policy, *tags))
     }
 
+    /// The tags that apps have, by tag.
+    pub fn tags(&self) -> impl Iterator<Item = (Tag, &AppId)> {
+        self.tags.held()
+    }
+
     /// The tags that are nobody's, and may still be in quarantine.
     pub fn freed_tags(&self) -> impl Iterator<Item = &TagFreed> {
         self.tags.quarantined()

@@ -4,7 +4,7 @@
 //! the app that had it gets it back sooner.
 
 use super::{AppId, Timestamp};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::num::NonZeroU16;
 
@@ -82,13 +82,9 @@ impl Tags {
         self.held.get(app).map_or(0, |held| held.uses)
     }
 
-    /// The tag that the app has, or had, or else the lowest that nobody has; nothing when all are taken. `except` is
-    /// about to be another app's.
-    pub(super) fn choose(&self, app: &AppId, except: Option<Tag>, now: Timestamp) -> Option<Tag> {
-        let had = || self.freed.values().find(|freed| freed.app == *app).map(|freed| freed.tag);
-        let all = || (1..=u16::MAX).filter_map(Tag::new);
-        let lowest = || all().find(|tag| Some(*tag) != except && self.is_free(*tag, now));
-        self.of(app).or_else(|| had().filter(|tag| Some(*tag) != except)).or_else(lowest)
+    /// The tags that commands of one commit give, on top of those that apps have.
+    pub(super) fn assignment(&self, now: Timestamp) -> Assignment<'_> {
+        Assignment { tags: self, now, given: BTreeMap::new(), taken: BTreeSet::new(), had: None, next: 1 }
     }
 
     fn is_free(&self, tag: Tag, now: Timestamp) -> bool {
@@ -119,5 +115,49 @@ impl Tags {
 
     pub(super) fn quarantined(&self) -> impl Iterator<Item = &TagFreed> {
         self.freed.values()
+    }
+
+    /// Every tag with its app, by tag.
+    pub(super) fn held(&self) -> impl Iterator<Item = (Tag, &AppId)> {
+        self.owners.iter().map(|(tag, app)| (*tag, app))
+    }
+}
+
+/// Gives tags to apps that have none, each to one. All of it costs one walk over the tags, however many apps there are.
+pub(super) struct Assignment<'a> {
+    tags: &'a Tags,
+    now: Timestamp,
+    given: BTreeMap<AppId, Tag>,
+    taken: BTreeSet<Tag>,
+    /// Who had which freed tag; made when it is first asked for.
+    had: Option<BTreeMap<&'a AppId, Tag>>,
+    /// No tag below it is free.
+    next: u16,
+}
+
+impl Assignment<'_> {
+    /// The tag that the app has, or had, or else the lowest that nobody has; nothing when all are taken.
+    pub(super) fn of(&mut self, app: &AppId) -> Option<Tag> {
+        if let Some(tag) = self.tags.of(app).or_else(|| self.given.get(app).copied()) {
+            return Some(tag);
+        }
+        let tag = self.had(app).filter(|tag| !self.taken.contains(tag)).or_else(|| self.lowest())?;
+        self.given.insert(app.clone(), tag);
+        self.taken.insert(tag);
+        Some(tag)
+    }
+
+    fn had(&mut self, app: &AppId) -> Option<Tag> {
+        // The lowest, when there are several: later ones are overwritten by earlier ones.
+        let freed = self.tags.freed.values().rev();
+        let had = self.had.get_or_insert_with(|| freed.map(|freed| (&freed.app, freed.tag)).collect());
+        had.get(app).copied()
+    }
+
+    fn lowest(&mut self) -> Option<Tag> {
+        let free = |tag: &Tag| !self.taken.contains(tag) && self.tags.is_free(*tag, self.now);
+        let tag = (self.next..=u16::MAX).filter_map(Tag::new).find(free);
+        self.next = tag.map_or(u16::MAX, Tag::get);
+        tag
     }
 }

@@ -263,6 +263,42 @@ fn a_freed_tag_is_quarantined_for_all_but_its_app() {
 }
 
 #[test]
+fn several_policies_are_allowed_and_removed_in_one_commit() {
+    let mut world = World::default();
+    let [ab, ac, cc] = [policy("a", "b", "1"), policy("a", "c", "1"), policy("c", "c", "1")];
+    world.allow(0, &ab);
+    let all = vec![cc.clone(), ac.clone(), ab.clone(), ac.clone()];
+    assert_eq!(world.run(0, Command::AllowAll(all.clone())).unwrap().len(), 2, "those that are new, once");
+    let tags = |policy| {
+        let tagged = world.state.policy(policy).unwrap();
+        (tagged.source_tag.get(), tagged.destination_tag.get())
+    };
+    assert_eq!((tags(&ac), tags(&cc)), ((1, 3), (3, 3)));
+    assert_eq!(world.run(0, Command::AllowAll(all.clone())), Ok(Vec::new()));
+    assert_eq!(world.state.tags().map(|(tag, _)| tag.get()).collect::<Vec<_>>(), [1, 2, 3]);
+    let changes = world.run(5, Command::RemoveAll(all)).unwrap();
+    assert_eq!(changes.len(), 6, "three policies and the tags of three apps: {changes:?}");
+    assert_eq!(world.state.policies().count() + world.state.tags().count(), 0);
+    let again = world.run(6, Command::AllowAll(vec![policy("x", "c", "1"), policy("b", "y", "1")])).unwrap();
+    let given = |change: &Change| {
+        let Change::PolicyPut(put) = change else { panic!("{change:?}") };
+        (put.source_tag.get(), put.destination_tag.get())
+    };
+    assert_eq!(again.iter().map(given).collect::<Vec<_>>(), [(2, 4), (5, 3)], "apps get theirs back");
+}
+
+#[test]
+fn many_policies_fit_or_none_of_them() {
+    let mut world = World::default();
+    let all = (1..=u16::MAX).map(|n| policy(&format!("app-{n}"), &format!("app-{n}"), "1"));
+    let mut all: Vec<Policy> = all.collect();
+    all.push(policy("one-more", "one-more", "1"));
+    assert_eq!(world.run(0, Command::AllowAll(all.clone())), Err(Refusal::TagsExhausted));
+    all.pop();
+    assert_eq!(world.run(0, Command::AllowAll(all)).unwrap().len(), usize::from(u16::MAX));
+}
+
+#[test]
 fn all_tags_can_be_used_and_then_no_more() {
     let mut world = World::default();
     let hub = "hub";
@@ -424,7 +460,9 @@ fn steps() -> impl Strategy<Value = Vec<(u64, Command)>> {
         1 => (0..5_u8).prop_map(|n| Command::Release { underlay: underlay(n) }),
         1 => (0..5_u8).prop_map(|n| Command::Evict { cell: cell(n).to_string() }),
         4 => policies.clone().prop_map(Command::Allow),
-        4 => policies.prop_map(Command::Remove),
+        4 => policies.clone().prop_map(Command::Remove),
+        2 => prop::collection::vec(policies.clone(), 0..4).prop_map(Command::AllowAll),
+        2 => prop::collection::vec(policies, 0..4).prop_map(Command::RemoveAll),
         6 => group_commands(),
     ];
     let pause = prop_oneof![Just(0), 0..700_u64, Just(LEASE_SECONDS)];

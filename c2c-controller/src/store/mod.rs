@@ -3,17 +3,20 @@
 
 #[cfg(test)]
 mod conformance;
+mod keys;
 mod memory;
+mod postgres;
 mod record;
+mod rows;
 mod sled;
 
+pub use self::postgres::{PostgresStore, PostgresUrl};
 pub use self::sled::SledStore;
 pub use memory::MemoryStore;
 
 use crate::domain::{Commit, Inconsistent, Revision, State, Timestamp};
 use std::fmt;
 use std::net::Ipv4Addr;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 /// How many commits are kept for agents that resume. At one change a second it is most of three hours of absence; an
@@ -58,7 +61,7 @@ pub enum Since {
     Compacted,
 }
 
-/// Keeps the state. Calls block: microseconds to read, and what the disk takes to write.
+/// Keeps the state. Calls block: what the disk or the database takes.
 pub trait Store: fmt::Debug + Send + Sync {
     /// The store's identity, the same as long as it exists.
     fn id(&self) -> StoreId;
@@ -102,34 +105,36 @@ pub enum StoreError {
         stored: Revision,
     },
     /// Another process has it.
-    #[error("the store {} is in use by another process; one controller at a time may have it", path.display())]
+    #[error("the store {place} is in use by another process; one controller at a time may have it")]
     InUse {
         /// Where it is.
-        path: PathBuf,
+        place: String,
     },
     /// It cannot be opened, read or written.
-    #[error("the store {} cannot be {tried}", path.display())]
+    #[error("the store {place} cannot be {tried}")]
     Failed {
         /// What was tried: "opened", "read" or "written".
         tried: &'static str,
         /// Where it is.
-        path: PathBuf,
+        place: String,
         /// What the database or the system says.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// What is stored is not what was written.
-    #[error("the store {} is damaged: {problem}; restore a backup, or move it away to start with an empty one (cells bring their leases back, policies and security groups have to be given again)", path.display())]
+    #[error(
+        "the store {place} is damaged: {problem}; restore a backup, or move it away to start with an empty one (cells bring their leases back, policies and security groups have to be given again)"
+    )]
     Damaged {
         /// Where it is.
-        path: PathBuf,
+        place: String,
         /// What was found.
         problem: String,
     },
     /// Written by another version of the controller.
-    #[error("the store {} has schema version {found}; this controller reads versions up to {expected}", path.display())]
+    #[error("the store {place} has schema version {found}; this controller reads versions up to {expected}")]
     Schema {
         /// Where it is.
-        path: PathBuf,
+        place: String,
         /// The stored version.
         found: u32,
         /// Our latest.
@@ -138,8 +143,8 @@ pub enum StoreError {
 }
 
 impl StoreError {
-    fn inconsistent(path: PathBuf, error: &Inconsistent) -> Self {
-        Self::Damaged { path, problem: error.to_string() }
+    fn inconsistent(place: String, error: &Inconsistent) -> Self {
+        Self::Damaged { place, problem: error.to_string() }
     }
 }
 

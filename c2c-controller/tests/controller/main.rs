@@ -2,8 +2,11 @@
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod agents;
+#[path = "../../src/store/postgres/cluster.rs"]
+mod cluster;
 mod durability;
 mod groups;
 mod harness;
 mod operators;
+mod postgres;
 mod tls;

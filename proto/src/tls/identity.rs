@@ -89,7 +89,7 @@ impl Loaded {
         let chain = read_certificates("certificate", &files.cert)?;
         let key = read_key(&files.key)?;
         let own = check_validity(&files.cert, &chain)?;
-        check_key(files, &chain, &key, &provider)?;
+        check_key(&files.cert, &files.key, &chain, &key, &provider)?;
         let verifier = WebPkiClientVerifier::builder_with_provider(Arc::clone(&roots), Arc::clone(&provider))
             .build()
             .map_err(|error| {
@@ -144,7 +144,10 @@ fn read_roots(path: &Path) -> Result<RootCertStore, TlsError> {
 }
 
 /// At least one certificate.
-fn read_certificates(what: &'static str, path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+pub(super) fn read_certificates(
+    what: &'static str,
+    path: &Path,
+) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let bytes = read(what, path)?;
     let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&bytes).collect();
     match certificates {
@@ -153,7 +156,7 @@ fn read_certificates(what: &'static str, path: &Path) -> Result<Vec<CertificateD
     }
 }
 
-fn read_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
+pub(super) fn read_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
     let bytes = read("private key", path)?;
     PrivateKeyDer::from_pem_slice(&bytes)
         .map_err(|_| TlsError::NotPem { what: "private key", path: path.to_owned() })
@@ -164,7 +167,7 @@ fn read(what: &'static str, path: &Path) -> Result<Vec<u8>, TlsError> {
 }
 
 /// Says what the certificate says of us, if it is valid now.
-fn check_validity(path: &Path, chain: &[CertificateDer<'_>]) -> Result<Peer, TlsError> {
+pub(super) fn check_validity(path: &Path, chain: &[CertificateDer<'_>]) -> Result<Peer, TlsError> {
     let not_pem = || TlsError::NotPem { what: "certificate", path: path.to_owned() };
     let leaf = chain.first().ok_or_else(not_pem)?;
     let (_, parsed) = X509Certificate::from_der(leaf).map_err(|_| not_pem())?;
@@ -179,8 +182,9 @@ fn check_validity(path: &Path, chain: &[CertificateDer<'_>]) -> Result<Peer, Tls
     Peer::from_certificate(leaf).ok_or_else(not_pem)
 }
 
-fn check_key(
-    files: &Files,
+pub(super) fn check_key(
+    certificate: &Path,
+    path: &Path,
     chain: &[CertificateDer<'static>],
     key: &PrivateKeyDer<'static>,
     provider: &CryptoProvider,
@@ -188,9 +192,9 @@ fn check_key(
     match CertifiedKey::from_der(chain.to_vec(), key.clone_key(), provider) {
         Ok(_) => Ok(()),
         Err(RustlsError::InconsistentKeys(_)) => {
-            Err(TlsError::KeyMismatch { key: files.key.clone(), certificate: files.cert.clone() })
+            Err(TlsError::KeyMismatch { key: path.to_owned(), certificate: certificate.to_owned() })
         }
-        Err(error) => Err(unusable("private key", &files.key, error)),
+        Err(error) => Err(unusable("private key", path, error)),
     }
 }
 
@@ -226,6 +230,6 @@ fn check_issuer(
     })
 }
 
-fn unusable(what: &'static str, path: &Path, source: RustlsError) -> TlsError {
+pub(super) fn unusable(what: &'static str, path: &Path, source: RustlsError) -> TlsError {
     TlsError::Unusable { what, path: path.to_owned(), source }
 }

@@ -6,10 +6,10 @@
 //! there: what sled lost in silence is noticed here.
 
 mod beside;
-mod keys;
 
 use super::record::{self, BindingRecord, CommitRecord, FreedRecord, GroupRecord, LeaseRecord, PolicyRecord};
-use super::{LOG_LENGTH, Since, Store, StoreError, StoreId, log_start};
+use super::rows::Writes;
+use super::{LOG_LENGTH, Since, Store, StoreError, StoreId, keys, log_start, rows};
 use crate::domain::{
     Binding, Change, Commit, GroupName, GroupRules, Lease, Parts, Revision, State, TagFreed, TaggedPolicy,
     Timestamp,
@@ -18,7 +18,6 @@ use ::sled::{Batch, Db, Tree};
 use beside::Acknowledged;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use std::collections::BTreeMap;
 use std::fs::DirBuilder;
 use std::io;
 use std::net::Ipv4Addr;
@@ -42,9 +41,6 @@ const CACHE_BYTES: u64 = 32 << 20;
 /// A group's rules are written in pieces of this size. What is larger than half a megabyte sled puts into a file of its
 /// own, at every change of what lies beside it, and keeps these files for thousands of changes.
 const PIECE_BYTES: usize = 32 << 10;
-
-/// Values by their keys; nothing for what is removed.
-type Writes = BTreeMap<Vec<u8>, Option<Vec<u8>>>;
 
 /// Keeps everything in a directory.
 #[derive(Debug)]
@@ -128,37 +124,27 @@ impl SledStore {
     }
 
     fn add_change(&self, writes: &mut Writes, change: &Change) -> Result<(), StoreError> {
-        let (key, value) = match change {
-            Change::LeasePut(lease) => {
-                (keys::lease(lease.underlay), Some(self.encode(&LeaseRecord::from(lease))?))
-            }
-            Change::LeaseRemoved(lease) => (keys::lease(lease.underlay), None),
-            Change::PolicyPut(put) => {
-                writes.insert(keys::freed_tag(put.source_tag), None);
-                writes.insert(keys::freed_tag(put.destination_tag), None);
-                (keys::policy(&put.policy), Some(self.encode(&PolicyRecord::from(put))?))
-            }
-            Change::PolicyRemoved(removed) => (keys::policy(&removed.policy), None),
-            Change::TagFreed(freed) => {
-                (keys::freed_tag(freed.tag), Some(self.encode(&FreedRecord::from(freed))?))
-            }
+        match change {
             Change::GroupSet { name, rules } => {
                 self.remove_rules(writes, name)?;
                 let record = self.encode(&GroupRecord::from((name, rules)))?;
                 let pieces = (0..).zip(record.chunks(PIECE_BYTES));
                 writes
                     .extend(pieces.map(|(number, piece)| (keys::rules(name, number), Some(piece.to_vec()))));
-                return Ok(());
+                Ok(())
             }
-            Change::GroupRemoved(name) => return self.remove_rules(writes, name),
-            Change::GroupRulesChanged(_) => return Ok(()),
-            Change::GroupBound(bound) => {
-                (keys::binding(bound), Some(self.encode(&BindingRecord::from(bound))?))
+            Change::GroupRemoved(name) => self.remove_rules(writes, name),
+            Change::LeasePut(_)
+            | Change::LeaseRemoved(_)
+            | Change::PolicyPut(_)
+            | Change::PolicyRemoved(_)
+            | Change::TagFreed(_)
+            | Change::GroupRulesChanged(_)
+            | Change::GroupBound(_)
+            | Change::GroupUnbound(_) => {
+                rows::add(writes, change).map_err(|error| self.failed("written", error))
             }
-            Change::GroupUnbound(unbound) => (keys::binding(unbound), None),
-        };
-        writes.insert(key, value);
-        Ok(())
+        }
     }
 
     /// Removes all pieces of a group's rules, those that this very commit writes, too.
@@ -331,7 +317,7 @@ fn check_schema(path: &Path, stored: &[u8]) -> Result<u32, StoreError> {
     if (WITHOUT_GROUPS..=SCHEMA_VERSION).contains(&found) {
         return Ok(found);
     }
-    Err(StoreError::Schema { path: path.to_owned(), found, expected: SCHEMA_VERSION })
+    Err(StoreError::Schema { place: path.display().to_string(), found, expected: SCHEMA_VERSION })
 }
 
 fn check_id(path: &Path, stored: &[u8], known_id: Option<&str>) -> Result<StoreId, StoreError> {
@@ -372,7 +358,7 @@ fn read_state(db: &Tree, path: &Path, revision: Revision) -> Result<State, Store
         groups: read_groups(db, path)?,
         bindings: read_all::<BindingRecord, Binding>(db, path, keys::BINDINGS)?,
     };
-    State::restore(parts).map_err(|error| StoreError::inconsistent(path.to_owned(), &error))
+    State::restore(parts).map_err(|error| StoreError::inconsistent(path.display().to_string(), &error))
 }
 
 fn read_all<R, T>(db: &Tree, path: &Path, prefix: &[u8]) -> Result<Vec<T>, StoreError>
@@ -410,7 +396,7 @@ fn open_error(path: &Path, error: ::sled::Error) -> StoreError {
     match error {
         // The wording is sled 0.34's own; it gives this case no kind of its own.
         Error::Io(error) if error.to_string().contains("could not acquire lock") => {
-            StoreError::InUse { path: path.to_owned() }
+            StoreError::InUse { place: path.display().to_string() }
         }
         Error::Corruption { .. } | Error::Unsupported(_) | Error::ReportableBug(_) => {
             damaged(path, &error.to_string())
@@ -420,7 +406,7 @@ fn open_error(path: &Path, error: ::sled::Error) -> StoreError {
 }
 
 fn damaged(path: &Path, problem: &str) -> StoreError {
-    StoreError::Damaged { path: path.to_owned(), problem: problem.to_owned() }
+    StoreError::Damaged { place: path.display().to_string(), problem: problem.to_owned() }
 }
 
 fn failed(
@@ -428,7 +414,7 @@ fn failed(
     path: &Path,
     source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
 ) -> StoreError {
-    StoreError::Failed { tried, path: path.to_owned(), source: source.into() }
+    StoreError::Failed { tried, place: path.display().to_string(), source: source.into() }
 }
 
 #[cfg(test)]

@@ -1,13 +1,13 @@
-//! The keys: one letter for the kind, then what sorts as it should, numbers big-endian.
+//! The keys of records: one letter for the kind, then what sorts as it should, numbers big-endian.
 //!
 //! ```text
-//! m/schema    m/store    m/revision    m/counts      about the store itself
+//! m/schema    m/store    m/revision    m/counts      about the store itself (sled)
 //! l/<underlay address, 4 bytes>                      a lease
 //! p/<source> 0 <destination> 0 <protocol, 1> <start, 2> <end, 2>
 //! t/<tag, 2>                                         a freed tag
 //! g/<group> 0 <number, 2>                            a piece of a security group's rules
 //! b/<group> 0 <workload, 1> <space, or nothing>      a binding of it
-//! c/<revision, 8>                                    a commit
+//! c/<revision, 8>                                    a commit (sled)
 //! ```
 
 use crate::domain::{Binding, GroupName, Policy, Revision, Tag, Workload};

@@ -1,0 +1,190 @@
+//! The external policy API of Cloud Foundry, as `cf add-network-policy` and its like speak it:
+//! `/networking/{v0,v1}/external/…`, over TLS, for callers with a UAA token.
+//!
+//! What Cloud Foundry's policy server answers is answered here in the same words: status codes, JSON, headers and error
+//! texts. `wire` knows the JSON and what is wrong with it, `query` the filters of a list, `answer` the replies, `headers`
+//! what goes with each of them, `listener` the connections. Only tokens with the scope `network.admin` are let in: what
+//! space developers may do, their quota, and the clean-up of policies of deleted apps need Cloud Controller and are not here.
+
+mod answer;
+mod headers;
+mod listener;
+mod policies;
+mod query;
+mod wire;
+
+pub use headers::{Origins, OriginsError};
+pub use listener::run;
+
+use crate::auth::{Token, Verifier};
+use crate::domain::{AppId, Tag};
+use crate::ledger::Ledger;
+use answer::Failure;
+use axum::extract::{FromRequestParts, Path, State};
+use axum::handler::Handler;
+use axum::http::header::{ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, AUTHORIZATION};
+use axum::http::request::Parts;
+use axum::response::Response;
+use axum::routing::{MethodRouter, get, post};
+use axum::{Router, middleware};
+use serde::Serialize;
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Who may do everything here.
+const ADMIN: &str = "network.admin";
+
+/// What the requests are served from. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Rest {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    ledger: Arc<Ledger>,
+    verifier: Verifier,
+    origins: Origins,
+    began: Instant,
+}
+
+impl Rest {
+    /// Over this state, for callers that the verifier knows and for pages of these origins.
+    #[must_use]
+    pub fn new(ledger: Arc<Ledger>, verifier: Verifier, origins: Origins) -> Self {
+        Self { shared: Arc::new(Shared { ledger, verifier, origins, began: Instant::now() }) }
+    }
+
+    /// The routes.
+    pub fn router(self) -> Router {
+        let external = Router::new()
+            .route("/policies", route("GET, POST, OPTIONS", get(policies::list).post(policies::create)))
+            .route("/policies/delete", route("POST, OPTIONS", post(policies::delete)))
+            .route("/tags", route("GET, OPTIONS", get(tags)))
+            .route("/whoami", route("GET, OPTIONS", get(whoami)));
+        Router::new()
+            .route("/", route("GET, OPTIONS", get(uptime)))
+            .route("/networking", route("GET, OPTIONS", get(uptime)))
+            .route("/health", route("GET, OPTIONS", get(health)))
+            .nest("/networking/{version}/external", external)
+            .fallback(async || Failure::NotFound)
+            .method_not_allowed_fallback(async || Failure::Method)
+            .layer(middleware::from_fn_with_state(self.clone(), headers::dress))
+            .with_state(self)
+    }
+}
+
+/// A route that also answers a browser's preflight request (Fetch standard, 3.3.3): which methods there are, and that a
+/// token may be sent.
+fn route(methods: &'static str, route: MethodRouter<Rest>) -> MethodRouter<Rest> {
+    let preflight = async move || {
+        [(ACCESS_CONTROL_ALLOW_METHODS, methods), (ACCESS_CONTROL_ALLOW_HEADERS, "authorization")]
+    };
+    options(preflight, route)
+}
+
+fn options<H: Handler<T, Rest>, T: 'static>(handler: H, route: MethodRouter<Rest>) -> MethodRouter<Rest> {
+    route.options(handler)
+}
+
+/// Which JSON is spoken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Version {
+    /// One port for each policy.
+    V0,
+    /// Ranges of ports.
+    V1,
+}
+
+/// An administrator, who asks in this version.
+#[derive(Debug)]
+struct Caller {
+    version: Version,
+    token: Token,
+}
+
+impl FromRequestParts<Rest> for Caller {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, rest: &Rest) -> Result<Self, Failure> {
+        let version = match Path::<String>::from_request_parts(parts, rest).await {
+            Ok(Path(version)) if version == "v0" => Version::V0,
+            Ok(Path(version)) if version == "v1" => Version::V1,
+            Ok(Path(version)) => return Err(Failure::Version(version)),
+            // It is in the route of every page that asks who calls, so it cannot be decoded.
+            Err(_) => return Err(Failure::Version(String::new())),
+        };
+        // A header that is no text is no token either, and as wrong as any other.
+        let header = parts.headers.get(AUTHORIZATION).map_or(Ok(""), |value| value.to_str());
+        let token = rest.shared.verifier.verify(header.unwrap_or("not text")).await?;
+        token.may(&[ADMIN])?;
+        Ok(Self { version, token })
+    }
+}
+
+async fn uptime(State(rest): State<Rest>) -> String {
+    format!("Network policy server, up for {}\n", Uptime(rest.shared.began.elapsed()))
+}
+
+/// Whether changes can be stored.
+async fn health(State(rest): State<Rest>) -> Result<(), Failure> {
+    match *rest.shared.ledger.failed().borrow() {
+        true => Err(Failure::Internal("check database failed")),
+        false => Ok(()),
+    }
+}
+
+async fn whoami(caller: Caller) -> Response {
+    #[derive(Serialize)]
+    struct WhoAmI {
+        subject: String,
+    }
+    answer::json(&WhoAmI { subject: caller.token.subject })
+}
+
+async fn tags(State(rest): State<Rest>, _caller: Caller) -> Response {
+    #[derive(Serialize)]
+    struct Tags {
+        tags: Vec<TagOf>,
+    }
+    #[derive(Serialize)]
+    struct TagOf {
+        id: String,
+        tag: String,
+        r#type: &'static str,
+    }
+    let tag_of = |(tag, app): (Tag, AppId)| TagOf {
+        id: app.to_string(),
+        tag: format!("{:04X}", tag.get()),
+        r#type: "app",
+    };
+    answer::json(&Tags { tags: rest.shared.ledger.tags().into_iter().map(tag_of).collect() })
+}
+
+/// A time as Go writes it, in whole seconds: `1h2m3s`.
+struct Uptime(Duration);
+
+impl fmt::Display for Uptime {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let seconds = self.0.as_secs();
+        match (seconds / 3600, seconds / 60 % 60, seconds % 60) {
+            (0, 0, s) => write!(f, "{s}s"),
+            (0, m, s) => write!(f, "{m}m{s}s"),
+            (h, m, s) => write!(f, "{h}h{m}m{s}s"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn uptimes_as_go_writes_them() {
+        for (seconds, text) in [(0, "0s"), (59, "59s"), (60, "1m0s"), (3_599, "59m59s"), (90_061, "25h1m1s")]
+        {
+            assert_eq!(Uptime(Duration::from_secs(seconds)).to_string(), text);
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! Policies listed, created and deleted.
+
+use super::answer::{self, Failure};
+use super::query::Filter;
+use super::{Caller, Rest, wire};
+use crate::api::now;
+use crate::domain::{Command, Policy};
+use axum::body::{Body, Bytes, HttpBody};
+use axum::extract::{RawQuery, State};
+use axum::response::Response;
+use std::time::Duration;
+
+/// The policy server's own limit; some ten thousand policies.
+const BODY_MAX_BYTES: usize = 10 << 20;
+/// How long a body may take to arrive: at the limit it is 350 KiB/s.
+const BODY_DEADLINE: Duration = Duration::from_secs(30);
+
+pub(super) async fn list(
+    State(rest): State<Rest>,
+    caller: Caller,
+    RawQuery(query): RawQuery,
+) -> Result<Response, Failure> {
+    let filter = Filter::parse(query.as_deref().unwrap_or_default());
+    let failed = Failure::Internal("database read failed");
+    let bytes =
+        blocking(move || wire::write(caller.version, &filter.select(&rest.shared.ledger)), failed).await?;
+    match bytes {
+        Ok(bytes) => Ok(answer::of_bytes(bytes)),
+        Err(error) => {
+            tracing::error!(%error, "the list of policies cannot be written as JSON");
+            Err(Failure::Internal("map policy as bytes failed"))
+        }
+    }
+}
+
+pub(super) async fn create(
+    State(rest): State<Rest>,
+    caller: Caller,
+    body: Body,
+) -> Result<Response, Failure> {
+    let change = Change {
+        done: "policies created",
+        unread: "failed reading request body",
+        failed: "database create failed",
+        command: Command::AllowAll,
+    };
+    change.make(rest, caller, body).await
+}
+
+pub(super) async fn delete(
+    State(rest): State<Rest>,
+    caller: Caller,
+    body: Body,
+) -> Result<Response, Failure> {
+    let change = Change {
+        done: "policies deleted",
+        unread: "invalid request body",
+        failed: "database delete failed",
+        command: Command::RemoveAll,
+    };
+    change.make(rest, caller, body).await
+}
+
+/// What creating and deleting differ in.
+struct Change {
+    /// What the log says.
+    done: &'static str,
+    /// What a caller is told whose request was not received.
+    unread: &'static str,
+    /// What a caller is told when it is not done.
+    failed: &'static str,
+    command: fn(Vec<Policy>) -> Command,
+}
+
+impl Change {
+    /// All of the body's policies in one commit. That all was so already is as good.
+    async fn make(self, rest: Rest, caller: Caller, body: Body) -> Result<Response, Failure> {
+        let Caller { version, token } = caller;
+        let body = read(body).await.ok_or(Failure::Body(self.unread))?;
+        let parse = move || wire::parse(version, &body);
+        let policies = blocking(parse, Failure::Internal(self.failed)).await?.map_err(Failure::Mapper)?;
+        let (count, first) = (policies.len(), policies.first().map(ToString::to_string));
+        let command = (self.command)(policies);
+        let execute = move || rest.shared.ledger.execute(&command, now());
+        match blocking(execute, Failure::Internal(self.failed)).await? {
+            Ok(done) => {
+                let (changed, revision) = (done.commit.is_some(), done.revision);
+                tracing::info!(subject = token.subject, count, first, %revision, changed, "{}", self.done);
+                Ok(answer::of_bytes(b"{}".to_vec()))
+            }
+            Err(error) => {
+                let error = &error as &dyn std::error::Error;
+                tracing::error!(subject = token.subject, count, error, "{}", self.failed);
+                Err(Failure::Internal(self.failed))
+            }
+        }
+    }
+}
+
+/// The whole body, if it comes in time and is not too long.
+async fn read(body: Body) -> Option<Bytes> {
+    let announced = body.size_hint().lower();
+    if !usize::try_from(announced).is_ok_and(|announced| announced <= BODY_MAX_BYTES) {
+        return None;
+    }
+    tokio::time::timeout(BODY_DEADLINE, axum::body::to_bytes(body, BODY_MAX_BYTES)).await.ok()?.ok()
+}
+
+/// Does what takes long, or waits for a disk, away from the runtime's threads.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+    interrupted: Failure,
+) -> Result<T, Failure> {
+    tokio::task::spawn_blocking(work).await.map_err(|_| interrupted)
+}

@@ -1,0 +1,275 @@
+//! The store in a PostgreSQL database. One controller at a time has it: its session holds a lock, and another controller
+//! is refused. A commit is one statement, so it is there whole or not at all, and it is on the server's disk before it is
+//! acknowledged.
+//!
+//! All is said on one connection, from a thread of its own. A connection that is lost is made again, and what was being
+//! done is done again: a commit carries a number by which one that was written already is known. What is not here:
+//! telling other controllers of a commit, and encryption of the connection.
+
+#[cfg(test)]
+mod cluster;
+mod session;
+mod url;
+
+pub use url::PostgresUrl;
+
+use super::record::{self, BindingRecord, CommitRecord, FreedRecord, GroupRecord, LeaseRecord, PolicyRecord};
+use super::{Since, Store, StoreError, StoreId, keys, log_start, rows};
+use crate::domain::{Commit, Lease, Parts, Revision, State, Timestamp};
+use serde::de::DeserializeOwned;
+use session::{Row, Session, Write, Written, failed, is_lost};
+use std::net::Ipv4Addr;
+use std::sync::mpsc::{Receiver, Sender, channel, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+/// How long a controller that starts waits for one that was just stopped to be gone.
+const OPEN_PATIENCE: Duration = Duration::from_secs(2);
+/// How long a lost connection is tried to be made again before the store has failed: a restart or a failover of the
+/// database, or the lock of our own lost session, takes less.
+const LOST_PATIENCE: Duration = Duration::from_secs(60);
+/// Between two attempts.
+const RETRY_PAUSE: Duration = Duration::from_millis(200);
+
+type Job = Box<dyn FnOnce(&mut Connection) + Send>;
+
+/// Keeps everything in a database.
+#[derive(Debug)]
+pub struct PostgresStore {
+    url: PostgresUrl,
+    id: StoreId,
+    /// Nothing when it is being dropped.
+    jobs: Mutex<Option<Sender<Job>>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// What the thread has.
+struct Connection {
+    url: PostgresUrl,
+    id: StoreId,
+    session: Option<Session>,
+    /// The last revision that anybody was told of.
+    acknowledged: Revision,
+}
+
+impl PostgresStore {
+    /// Opens the store in a database, or makes one there. Blocks while it connects.
+    ///
+    /// # Errors
+    /// When another controller has it, it is of another version, or the database cannot be used.
+    pub fn open(url: &PostgresUrl) -> Result<Self, StoreError> {
+        let (jobs, todo) = channel();
+        let (opened, answer) = sync_channel(1);
+        let theirs = url.clone();
+        let run = move || match Session::open(&theirs, OPEN_PATIENCE) {
+            Ok(session) => {
+                // Fails only when nobody waits for it.
+                let _ = opened.send(Ok(session.store.clone()));
+                work(Connection::new(theirs, session), &todo);
+            }
+            Err(error) => drop(opened.send(Err(error))),
+        };
+        let thread = thread::Builder::new().name("postgres".to_owned()).spawn(run);
+        let thread = thread.map_err(|error| StoreError::Failed {
+            tried: "opened",
+            place: url.to_string(),
+            source: error.into(),
+        })?;
+        let id = answer.recv().map_err(|_| ended("opened", url))??;
+        Ok(Self { url: url.clone(), id, jobs: Mutex::new(Some(jobs)), thread: Some(thread) })
+    }
+
+    /// Has the thread do it, and waits.
+    fn ask<T: Send + 'static>(
+        &self,
+        tried: &'static str,
+        job: impl FnOnce(&mut Connection) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let (done, answer) = sync_channel(1);
+        let job: Job = Box::new(move |connection| drop(done.send(job(connection))));
+        let jobs = self.jobs.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        jobs.and_then(|jobs| jobs.send(job).ok()).ok_or_else(|| ended(tried, &self.url))?;
+        answer.recv().map_err(|_| ended(tried, &self.url))?
+    }
+
+    fn write_of(&self, commit: &Commit) -> Result<Write, StoreError> {
+        let unwritable = |error: serde_json::Error| StoreError::Failed {
+            tried: "written",
+            place: self.url.to_string(),
+            source: error.into(),
+        };
+        let mut records = rows::Writes::new();
+        commit.changes.iter().try_for_each(|change| rows::add(&mut records, change)).map_err(unwritable)?;
+        let told = record::encode(&CommitRecord::from(commit)).map_err(unwritable)?;
+        Ok(Write { revision: commit.revision, records, told, writer: rand::random() })
+    }
+}
+
+/// Waits for the connection to end, so that the store can be opened again.
+impl Drop for PostgresStore {
+    fn drop(&mut self) {
+        self.jobs.get_mut().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(thread) = self.thread.take() {
+            // A thread that panicked has told of it already.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Store for PostgresStore {
+    fn id(&self) -> StoreId {
+        self.id.clone()
+    }
+
+    fn snapshot(&self) -> Result<State, StoreError> {
+        let (revision, rows) = self.ask("read", |connection| connection.retry("read", Session::records))?;
+        read_state(&self.url, revision, &rows)
+    }
+
+    fn commit(&self, commit: &Commit) -> Result<(), StoreError> {
+        let (wanted, write) = (commit.revision, self.write_of(commit)?);
+        let written = self.ask("written", move |connection| {
+            let written = connection.retry("written", |session| session.write(&write))?;
+            if written == Written::Yes {
+                connection.acknowledged = wanted;
+            }
+            Ok(written)
+        })?;
+        match written {
+            Written::Yes => Ok(()),
+            Written::No(stored) => Err(StoreError::Conflict { wanted, stored }),
+        }
+    }
+
+    fn renew(&self, underlay: Ipv4Addr, now: Timestamp) -> Result<(), StoreError> {
+        let key = keys::lease(underlay);
+        let renewed = move |bytes: &[u8]| {
+            let mut lease = record::decode::<LeaseRecord, Lease>(bytes)?;
+            lease.renewed = lease.renewed.max(now);
+            record::encode(&LeaseRecord::from(&lease)).ok()
+        };
+        self.ask("written", move |connection| {
+            connection.retry("written", |session| session.replace(&key, renewed))
+        })
+    }
+
+    fn changes_since(&self, revision: Revision) -> Result<Since, StoreError> {
+        let (current, records) = self.ask("read", move |connection| {
+            connection.retry("read", |session| session.commits_after(revision))
+        })?;
+        if revision > current || revision < log_start(current) {
+            return Ok(Since::Compacted);
+        }
+        let unread = || damaged(&self.url, "a commit cannot be read");
+        let read = |bytes: &Vec<u8>| record::decode::<CommitRecord, Commit>(bytes).map(Arc::new);
+        let commits: Option<Vec<_>> = records.iter().map(read).collect();
+        let commits = commits.ok_or_else(unread)?;
+        let expected = (revision.get()..current.get()).map(|number| Revision::new(number).next());
+        if !commits.iter().map(|commit| commit.revision).eq(expected) {
+            return Err(damaged(&self.url, "commits are missing"));
+        }
+        Ok(Since::Commits(commits))
+    }
+}
+
+/// Does what is asked until nobody can ask any more.
+fn work(mut connection: Connection, todo: &Receiver<Job>) {
+    for job in todo {
+        job(&mut connection);
+    }
+}
+
+impl Connection {
+    fn new(url: PostgresUrl, session: Session) -> Self {
+        let (id, acknowledged) = (session.store.clone(), session.revision);
+        Self { url, id, session: Some(session), acknowledged }
+    }
+
+    /// Does it, again when the connection was lost meanwhile. So it must be of no harm to do it twice.
+    fn retry<T>(
+        &mut self,
+        tried: &'static str,
+        mut job: impl FnMut(&mut Session) -> Result<T, postgres::Error>,
+    ) -> Result<T, StoreError> {
+        let deadline = Instant::now() + LOST_PATIENCE;
+        loop {
+            match job(self.session(deadline)?) {
+                Ok(done) => return Ok(done),
+                Err(error) if is_lost(&error) && Instant::now() < deadline => {
+                    tracing::warn!(%error, store = %self.url, "the connection to the database was lost; it is made again");
+                    self.session = None;
+                }
+                Err(error) => return Err(failed(tried, &self.url, error)),
+            }
+        }
+    }
+
+    /// The session, made again if there is none.
+    fn session(&mut self, deadline: Instant) -> Result<&mut Session, StoreError> {
+        let session = match self.session.take() {
+            Some(session) => session,
+            None => self.reopen(deadline)?,
+        };
+        Ok(self.session.insert(session))
+    }
+
+    fn reopen(&self, deadline: Instant) -> Result<Session, StoreError> {
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            match Session::open(&self.url, left) {
+                Ok(session) => return self.check(session),
+                Err(StoreError::Failed { .. }) if !left.is_zero() => thread::sleep(RETRY_PAUSE),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// After a failover it must be the same store, with all that was acknowledged.
+    fn check(&self, session: Session) -> Result<Session, StoreError> {
+        if session.store != self.id {
+            let problem = format!("it was store {} and is store {} now", self.id, session.store);
+            return Err(damaged(&self.url, &problem));
+        }
+        if session.revision < self.acknowledged {
+            let (stored, last) = (session.revision, self.acknowledged);
+            let problem = format!("it is at revision {stored}, and revision {last} was acknowledged");
+            return Err(damaged(&self.url, &problem));
+        }
+        tracing::info!(store = %self.url, revision = %session.revision, "connected to the database again");
+        Ok(session)
+    }
+}
+
+fn read_state(url: &PostgresUrl, revision: Revision, rows: &[Row]) -> Result<State, StoreError> {
+    let parts = Parts {
+        revision,
+        leases: read_all::<LeaseRecord, _>(url, rows, keys::LEASES)?,
+        policies: read_all::<PolicyRecord, _>(url, rows, keys::POLICIES)?,
+        freed: read_all::<FreedRecord, _>(url, rows, keys::FREED_TAGS)?,
+        groups: read_all::<GroupRecord, _>(url, rows, keys::GROUPS)?,
+        bindings: read_all::<BindingRecord, _>(url, rows, keys::BINDINGS)?,
+    };
+    State::restore(parts).map_err(|error| StoreError::inconsistent(url.to_string(), &error))
+}
+
+fn read_all<R, T>(url: &PostgresUrl, rows: &[Row], prefix: &[u8]) -> Result<Vec<T>, StoreError>
+where
+    R: DeserializeOwned + TryInto<T>,
+{
+    let of_kind = rows.iter().filter(|(key, _)| key.starts_with(prefix));
+    let read = of_kind.map(|(_, value)| record::decode::<R, T>(value));
+    read.collect::<Option<_>>().ok_or_else(|| damaged(url, "a record cannot be read"))
+}
+
+fn damaged(url: &PostgresUrl, problem: &str) -> StoreError {
+    StoreError::Damaged { place: url.to_string(), problem: problem.to_owned() }
+}
+
+/// The thread is gone.
+fn ended(tried: &'static str, url: &PostgresUrl) -> StoreError {
+    StoreError::Failed { tried, place: url.to_string(), source: "its thread has ended".into() }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,145 @@
+//! Against a real server: that it does what every store does, that one controller at a time has it, and that what happens
+//! to the connection or the server loses and repeats nothing.
+
+use super::cluster::Cluster;
+use super::*;
+use crate::domain::Change;
+use crate::store::conformance::{self, commit, group_set, lease, policy};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+fn open(url: &str) -> Result<PostgresStore, StoreError> {
+    PostgresStore::open(&url.parse().unwrap())
+}
+
+/// Ends every session of the store's database but the one that asks.
+const CUT: &str = "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity
+    WHERE datname = current_database() AND pid <> pg_backend_pid() AND application_name = 'c2c-controller'";
+
+#[test]
+fn conforms() {
+    let cluster = Cluster::start();
+    let mut number = 0;
+    conformance::all(&mut || {
+        number += 1;
+        Box::new(open(&cluster.database(&format!("store_{number}"))).unwrap())
+    });
+}
+
+#[test]
+fn a_store_that_is_opened_again_is_the_same_and_one_controller_has_it() {
+    let cluster = Cluster::start();
+    let url = cluster.database("net");
+    let store = open(&url).unwrap();
+    store.commit(&commit(1, vec![Change::LeasePut(lease(1)), group_set("web", "80")])).unwrap();
+    store.commit(&commit(2, vec![Change::PolicyPut(policy("a", "b", [1, 2]))])).unwrap();
+    let refused = open(&url).unwrap_err().to_string();
+    assert!(
+        refused.ends_with("/net is in use by another process; one controller at a time may have it"),
+        "{refused}"
+    );
+    let (id, state) = (store.id(), store.snapshot().unwrap());
+    drop(store);
+    let store = open(&url).unwrap();
+    assert_eq!((store.id(), store.snapshot().unwrap()), (id, state));
+    assert!(matches!(store.changes_since(Revision::ZERO), Ok(Since::Commits(commits)) if commits.len() == 2));
+}
+
+#[test]
+fn another_schema_and_what_is_damaged_is_refused() {
+    let cluster = Cluster::start();
+    let url = cluster.database("net");
+    let store = open(&url).unwrap();
+    store.commit(&commit(1, vec![Change::LeasePut(lease(1))])).unwrap();
+    let mut client = cluster.client_of("net");
+    client.execute("UPDATE c2c.records SET value = '\\x0178'", &[]).unwrap();
+    let error = store.snapshot().unwrap_err().to_string();
+    assert!(error.contains("/net is damaged: a record cannot be read"), "{error}");
+    client.execute("DELETE FROM c2c.commits", &[]).unwrap();
+    let error = store.changes_since(Revision::ZERO).unwrap_err().to_string();
+    assert!(error.contains("/net is damaged: commits are missing"), "{error}");
+    drop(store);
+    client.execute("UPDATE c2c.about SET schema = 9", &[]).unwrap();
+    let error = open(&url).unwrap_err().to_string();
+    assert!(error.ends_with("has schema version 9; this controller reads versions up to 1"), "{error}");
+}
+
+#[test]
+fn a_writer_whose_revision_was_taken_meanwhile_changes_nothing() {
+    let cluster = Cluster::start();
+    let store = open(&cluster.database("net")).unwrap();
+    store.commit(&commit(1, vec![Change::LeasePut(lease(1))])).unwrap();
+    cluster.client_of("net").execute("UPDATE c2c.about SET revision = 2", &[]).unwrap();
+    let refused = store.commit(&commit(2, vec![Change::LeasePut(lease(2))])).unwrap_err();
+    assert_eq!(refused.to_string(), "revision 2 does not follow the stored revision 2");
+    assert_eq!(store.snapshot().unwrap().leases().count(), 1);
+}
+
+#[test]
+fn a_write_that_is_repeated_is_written_once() {
+    let cluster = Cluster::start();
+    let store = open(&cluster.database("net")).unwrap();
+    let write = store.write_of(&commit(1, vec![Change::LeasePut(lease(1))])).unwrap();
+    let twice = store.ask("written", move |connection| {
+        let first = connection.retry("written", |session| session.write(&write))?;
+        Ok((first, connection.retry("written", |session| session.write(&write))?))
+    });
+    assert_eq!(twice.unwrap(), (Written::Yes, Written::Yes));
+    let other = store.commit(&commit(1, vec![Change::LeasePut(lease(1))]));
+    assert!(matches!(other, Err(StoreError::Conflict { .. })), "the same words of another writer: {other:?}");
+}
+
+#[test]
+fn connections_that_are_cut_lose_and_repeat_nothing() {
+    let cluster = Cluster::start();
+    let store = open(&cluster.database("net")).unwrap();
+    let mut client = cluster.client_of("net");
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                client.execute(CUT, &[]).unwrap();
+                thread::sleep(Duration::from_millis(5));
+            }
+        });
+        (1..=100_u8).for_each(|n| store.commit(&commit(n.into(), vec![Change::LeasePut(lease(n))])).unwrap());
+        done.store(true, Ordering::Relaxed);
+    });
+    assert_eq!(store.snapshot().unwrap().leases().count(), 100);
+    assert!(
+        matches!(store.changes_since(Revision::ZERO), Ok(Since::Commits(commits)) if commits.len() == 100)
+    );
+}
+
+#[test]
+fn a_server_that_crashes_keeps_what_was_acknowledged_and_is_found_again() {
+    let mut cluster = Cluster::start();
+    let store = open(&cluster.database("net")).unwrap();
+    store.commit(&commit(1, vec![Change::LeasePut(lease(1))])).unwrap();
+    cluster.crash();
+    let written = thread::scope(|scope| {
+        let writer = scope.spawn(|| store.commit(&commit(2, vec![Change::LeasePut(lease(2))])));
+        cluster.start_again();
+        writer.join().unwrap()
+    });
+    written.unwrap();
+    assert_eq!(store.snapshot().unwrap().leases().count(), 2);
+}
+
+#[test]
+fn another_store_or_an_older_one_is_not_gone_on_with() {
+    let cluster = Cluster::start();
+    let url = cluster.database("net");
+    for (change, problem) in [
+        ("UPDATE c2c.about SET revision = 0", "it is at revision 0, and revision 1 was acknowledged"),
+        ("UPDATE c2c.about SET store = 'other', revision = 0", "is store other now"),
+    ] {
+        let mut client = cluster.client_of("net");
+        client.batch_execute("DROP SCHEMA IF EXISTS c2c CASCADE").unwrap();
+        let store = open(&url).unwrap();
+        store.commit(&commit(1, vec![Change::LeasePut(lease(1))])).unwrap();
+        client.batch_execute(change).unwrap();
+        client.execute(CUT, &[]).unwrap();
+        let error = store.snapshot().unwrap_err().to_string();
+        assert!(error.contains(problem), "{error}");
+    }
+}

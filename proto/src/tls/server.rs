@@ -1,0 +1,86 @@
+//! A server that shows a certificate and asks for none: for clients that say who they are in another way, such as a
+//! token. They are other people's, so TLS 1.2 is spoken too, and HTTP/1.1.
+
+use super::error::rustls_error;
+use super::identity::{check_key, check_validity, read_certificates, read_key, unusable};
+use super::{HANDSHAKE_DEADLINE, TlsError};
+use arc_swap::ArcSwap;
+use rustls::ServerConfig;
+use rustls::crypto::ring;
+use rustls::version::{TLS12, TLS13};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use tokio::net::TcpStream;
+use tokio_rustls::{TlsAcceptor, server};
+
+/// The application protocol of these servers (RFC 7301, 6).
+const HTTP_1_1: &[u8] = b"http/1.1";
+
+/// What a server shows to its clients. Cheap to clone; clones share what [`ServerCertificate::reload`] reads.
+#[derive(Clone, Debug)]
+pub struct ServerCertificate {
+    certificate: Arc<PathBuf>,
+    key: Arc<PathBuf>,
+    current: Arc<ArcSwap<ServerConfig>>,
+}
+
+impl ServerCertificate {
+    /// Reads and checks the files: the certificate is valid now and belongs to the key. Whom it was signed by is for the
+    /// clients to judge.
+    ///
+    /// # Errors
+    /// The first thing that is wrong, with the file's name.
+    pub fn load(certificate: &Path, key: &Path) -> Result<Self, TlsError> {
+        let current = Arc::new(ArcSwap::from_pointee(config(certificate, key)?));
+        Ok(Self { certificate: Arc::new(certificate.to_owned()), key: Arc::new(key.to_owned()), current })
+    }
+
+    /// Reads the files again. Handshakes from now on use them; what was loaded before stays when something is wrong.
+    ///
+    /// # Errors
+    /// As [`ServerCertificate::load`].
+    pub fn reload(&self) -> Result<(), TlsError> {
+        self.current.store(Arc::new(config(&self.certificate, &self.key)?));
+        Ok(())
+    }
+
+    /// Does the handshake on a connection that was accepted. Nothing when there was none within
+    /// [`HANDSHAKE_DEADLINE`]; the log then says why.
+    pub async fn handshake(
+        &self,
+        stream: TcpStream,
+        remote: SocketAddr,
+    ) -> Option<server::TlsStream<TcpStream>> {
+        let accepting = TlsAcceptor::from(self.current.load_full()).accept(stream);
+        match tokio::time::timeout(HANDSHAKE_DEADLINE, accepting).await {
+            Ok(Ok(stream)) => Some(stream),
+            Ok(Err(error)) => {
+                let reason = rustls_error(&error).map_or_else(|| error.to_string(), ToString::to_string);
+                tracing::info!(%remote, reason, "closed a connection: no TLS handshake");
+                None
+            }
+            Err(_) => {
+                tracing::info!(%remote, "closed a connection: no TLS handshake within the deadline");
+                None
+            }
+        }
+    }
+}
+
+fn config(certificate: &Path, key: &Path) -> Result<ServerConfig, TlsError> {
+    let provider = Arc::new(ring::default_provider());
+    let chain = read_certificates("certificate", certificate)?;
+    let private = read_key(key)?;
+    check_validity(certificate, &chain)?;
+    check_key(certificate, key, &chain, &private, &provider)?;
+    let on_error = |error| unusable("certificate", certificate, error);
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&TLS13, &TLS12])
+        .map_err(on_error)?
+        .with_no_client_auth()
+        .with_single_cert(chain, private)
+        .map_err(on_error)?;
+    config.alpn_protocols = vec![HTTP_1_1.to_vec()];
+    Ok(config)
+}
