@@ -3,8 +3,8 @@
 //! commit once and in order, and what it starts from and what follows fit together. Nobody who reads waits for a disk.
 
 use crate::domain::{
-    AppId, CellName, Command, Commit, GroupName, Lease, Refusal, Revision, Rules, SecurityGroup, State, Tag,
-    TaggedPolicy, Timestamp, decide,
+    AppId, CellName, Command, Commit, GroupName, Lease, Parts, Refusal, Revision, Rules, SecurityGroup,
+    State, Tag, TaggedPolicy, Timestamp, decide,
 };
 use crate::store::{Since, Store, StoreError, StoreId};
 use crate::watch::{Hosted, Moves, News, Start, Subscription};
@@ -238,6 +238,12 @@ impl Ledger {
         (state.revision(), groups)
     }
 
+    /// Everything.
+    #[must_use]
+    pub fn parts(&self) -> Parts {
+        self.read().parts()
+    }
+
     /// All leases.
     #[must_use]
     pub fn leases(&self) -> (Revision, Vec<Lease>) {
@@ -314,6 +320,9 @@ mod tests {
         }
         fn changes_since(&self, revision: Revision) -> Result<Since, StoreError> {
             self.inner.changes_since(revision)
+        }
+        fn refill(self: Box<Self>, over: Revision, _state: &State) -> Result<Box<dyn Store>, StoreError> {
+            Err(StoreError::Conflict { wanted: over, stored: self.inner.snapshot()?.revision() })
         }
     }
 

@@ -1,12 +1,14 @@
 //! The controller: leases blocks of the overlay network to cells, owns policies and tags, streams every change.
 //!
 //! `domain` decides, `store` keeps, `ledger` does both under one lock and tells `watch`, whose subscriptions `api` turns
-//! into messages; `rest` is Cloud Foundry's policy API, for those whose tokens `auth` verifies. `assembly` puts them together
+//! into messages; `rest` is Cloud Foundry's policy API, for those whose tokens `auth` verifies. `backup` is
+//! the state as a file. `assembly` puts them together
 //! for `serve`; `cli` is also the operator's client.
 
 pub mod api;
 pub mod assembly;
 pub mod auth;
+pub mod backup;
 pub mod cli;
 pub mod config;
 pub mod domain;

@@ -10,6 +10,8 @@ pub struct Revision(u64);
 impl Revision {
     /// Before the first commit.
     pub const ZERO: Self = Self(0);
+    /// The first commit's.
+    pub const FIRST: Self = Self(1);
 
     /// A revision that was read from a store or a message.
     #[must_use]

@@ -56,6 +56,19 @@ pub enum Inconsistent {
     Unbound(Box<Binding>),
 }
 
+impl Parts {
+    /// What makes an empty state this one.
+    pub fn changes(self) -> impl Iterator<Item = Change> {
+        let Self { revision: _, leases, policies, freed, groups, bindings } = self;
+        let leases = leases.into_iter().map(Change::LeasePut);
+        let groups = groups.into_iter().map(|(name, rules)| Change::GroupSet { name, rules });
+        let bindings = bindings.into_iter().map(Change::GroupBound);
+        let freed = freed.into_iter().map(Change::TagFreed);
+        let policies = policies.into_iter().map(Change::PolicyPut);
+        leases.chain(groups).chain(bindings).chain(freed).chain(policies)
+    }
+}
+
 impl State {
     /// A state as it was stored, if it can be one.
     ///
@@ -82,6 +95,25 @@ impl State {
             state.groups.bind(&binding);
         }
         Ok(state)
+    }
+
+    /// What it is made of: what [`State::restore`] makes it of again.
+    #[must_use]
+    pub fn parts(&self) -> Parts {
+        let groups =
+            self.groups.names().filter_map(|name| Some((name.clone(), self.groups.rules(name)?.clone())));
+        let bindings = self.groups.names().flat_map(|group| {
+            let reaches = self.groups.reaches(group).cloned();
+            reaches.map(|reach| Binding { group: group.clone(), reach })
+        });
+        Parts {
+            revision: self.revision,
+            leases: self.leases().cloned().collect(),
+            policies: self.policies().collect(),
+            freed: self.freed_tags().cloned().collect(),
+            groups: groups.collect(),
+            bindings: bindings.collect(),
+        }
     }
 
     /// The last commit's.

@@ -2,8 +2,8 @@
 
 use super::{LOG_LENGTH, Since, Store, StoreError};
 use crate::domain::{
-    Binding, CellName, Change, Commit, GroupName, GroupRules, Lease, Policy, Reach, Revision, State, Tag,
-    TagFreed, TaggedPolicy, Timestamp,
+    Binding, CellName, Change, Commit, GroupName, GroupRules, Lease, Parts, Policy, Reach, Revision, State,
+    Tag, TagFreed, TaggedPolicy, Timestamp,
 };
 use c2c_proto::egress::SecurityRule;
 use std::net::Ipv4Addr;
@@ -25,13 +25,14 @@ pub(super) fn all(fresh: &mut dyn FnMut() -> Box<dyn Store>) {
         test(fresh().as_ref());
     }
     assert_ne!(fresh().id(), fresh().id(), "two stores are never the same");
+    a_refilled_store_is_another_and_holds_that_state_alone(fresh);
 }
 
-pub(super) fn commit(revision: u64, changes: Vec<Change>) -> Commit {
+pub(crate) fn commit(revision: u64, changes: Vec<Change>) -> Commit {
     Commit { revision: Revision::new(revision), changes }
 }
 
-pub(super) fn lease(n: u8) -> Lease {
+pub(crate) fn lease(n: u8) -> Lease {
     Lease {
         cell: CellName::parse("cell", &format!("cell-{n}")).unwrap(),
         underlay: Ipv4Addr::new(192, 0, 2, n),
@@ -40,19 +41,19 @@ pub(super) fn lease(n: u8) -> Lease {
     }
 }
 
-pub(super) fn policy(source: &str, destination: &str, tags: [u16; 2]) -> TaggedPolicy {
+pub(crate) fn policy(source: &str, destination: &str, tags: [u16; 2]) -> TaggedPolicy {
     let [source_tag, destination_tag] = tags.map(|tag| Tag::new(tag).unwrap());
     let policy = Policy::parse(source, destination, "tcp", "7000-7010").unwrap();
     TaggedPolicy { policy, source_tag, destination_tag }
 }
 
-pub(super) fn group_set(name: &str, ports: &str) -> Change {
+pub(crate) fn group_set(name: &str, ports: &str) -> Change {
     let rule = SecurityRule { protocol: "tcp".into(), ports: ports.into(), ..SecurityRule::default() };
     let rules = GroupRules::parse("rules", vec![rule]).unwrap();
     Change::GroupSet { name: GroupName::parse("name", name).unwrap(), rules }
 }
 
-pub(super) fn binding(name: &str, workload: &str, space: &str) -> Binding {
+pub(crate) fn binding(name: &str, workload: &str, space: &str) -> Binding {
     let group = GroupName::parse("name", name).unwrap();
     Binding { group, reach: Reach::parse(workload, space).unwrap() }
 }
@@ -195,4 +196,37 @@ fn no_overlap_among_writers_that_race(store: &dyn Store) {
         writers.into_iter().map(|writer| writer.join().unwrap()).filter(|won| *won).count()
     });
     assert_eq!((won, store.snapshot().unwrap().leases().count()), (1, 1));
+}
+
+fn a_refilled_store_is_another_and_holds_that_state_alone(fresh: &mut dyn FnMut() -> Box<dyn Store>) {
+    let state = {
+        let bound = Change::GroupBound(binding("web", "staging", "s"));
+        let all = [
+            vec![Change::LeasePut(lease(1)), Change::PolicyPut(policy("a", "b", [1, 2]))],
+            vec![group_set("web", &"8080,".repeat(30_000)), bound],
+            vec![Change::TagFreed(freed(9, &policy("c", "d", [9, 10]), 5))],
+        ];
+        let mut state = State::default();
+        (1..).zip(all).for_each(|(revision, changes)| state.apply(&commit(revision, changes)));
+        state
+    };
+    let refill_over_empty = fresh().refill(Revision::ZERO, &state).unwrap();
+    let store = fresh();
+    store
+        .commit(&commit(1, vec![Change::LeasePut(lease(2)), group_set("dns", &"53,".repeat(30_000))]))
+        .unwrap();
+    store.commit(&commit(2, vec![Change::GroupBound(binding("dns", "running", ""))])).unwrap();
+    let (id, last) = (store.id(), Revision::new(2));
+    for store in [refill_over_empty, store.refill(last, &state).unwrap()] {
+        assert_ne!(store.id(), id);
+        let refilled = State::restore(Parts { revision: Revision::FIRST, ..state.parts() }).unwrap();
+        assert_eq!(store.snapshot().unwrap(), refilled);
+        assert_eq!(since(&*store, 1), Since::Commits(Vec::new()));
+        assert_eq!(since(&*store, 2), Since::Compacted);
+        let next = commit(2, vec![Change::LeasePut(lease(3))]);
+        store.commit(&next).unwrap();
+        assert_eq!(since(&*store, 1), Since::Commits(vec![Arc::new(next)]));
+        let wrong = store.refill(Revision::FIRST, &state).map(|store| store.id());
+        assert!(matches!(wrong, Err(StoreError::Conflict { .. })), "{wrong:?}");
+    }
 }

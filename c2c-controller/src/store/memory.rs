@@ -68,6 +68,17 @@ impl Store for MemoryStore {
         }
         Ok(Since::Commits(inner.log.iter().filter(|commit| commit.revision > revision).cloned().collect()))
     }
+
+    fn refill(self: Box<Self>, over: Revision, state: &State) -> Result<Box<dyn Store>, StoreError> {
+        let stored = self.lock().state.revision();
+        if stored != over {
+            return Err(StoreError::Conflict { wanted: over, stored });
+        }
+        let mut refilled = State::default();
+        refilled.apply(&Commit { revision: Revision::FIRST, changes: state.parts().changes().collect() });
+        let log = VecDeque::from([Arc::new(super::refilled())]);
+        Ok(Box::new(Self { id: StoreId::random(), inner: Mutex::new(Inner { state: refilled, log }) }))
+    }
 }
 
 #[cfg(test)]

@@ -2,11 +2,11 @@
 //! of them to it. Nothing here decides anything, and no implementation is known outside this folder but by its name.
 
 #[cfg(test)]
-mod conformance;
+pub(crate) mod conformance;
 mod keys;
 mod memory;
 mod postgres;
-mod record;
+pub(crate) mod record;
 mod rows;
 mod sled;
 
@@ -91,6 +91,15 @@ pub trait Store: fmt::Debug + Send + Sync {
     /// # Errors
     /// When what is stored cannot be read.
     fn changes_since(&self, revision: Revision) -> Result<Since, StoreError>;
+
+    /// Makes it another store, with an identity of its own, that holds this state at revision 1 and nothing else: all of it,
+    /// or the store is as it was. What it held has to be at revision `over`. The log begins with a commit that says nothing,
+    /// because nobody has an earlier revision of that store.
+    ///
+    /// # Errors
+    /// [`StoreError::Conflict`] when the store is at another revision. After any other error it has to be opened again to
+    /// know which it is.
+    fn refill(self: Box<Self>, over: Revision, state: &State) -> Result<Box<dyn Store>, StoreError>;
 }
 
 /// Why the store cannot do it.
@@ -122,7 +131,7 @@ pub enum StoreError {
     },
     /// What is stored is not what was written.
     #[error(
-        "the store {place} is damaged: {problem}; restore a backup, or move it away to start with an empty one (cells bring their leases back, policies and security groups have to be given again)"
+        "the store {place} is damaged: {problem}; move it away and restore a backup, or start with an empty one (cells bring their leases back, policies and security groups have to be given again)"
     )]
     Damaged {
         /// Where it is.
@@ -146,6 +155,11 @@ impl StoreError {
     fn inconsistent(place: String, error: &Inconsistent) -> Self {
         Self::Damaged { place, problem: error.to_string() }
     }
+}
+
+/// The commit that a refilled store begins with, as it is kept in the log.
+fn refilled() -> Commit {
+    Commit { revision: Revision::FIRST, changes: Vec::new() }
 }
 
 /// The oldest revision after which a store at `current` still has every commit.

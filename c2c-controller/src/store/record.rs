@@ -15,7 +15,7 @@ const VERSION: u8 = 1;
 
 /// A lease as it is stored.
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) struct LeaseRecord {
+pub(crate) struct LeaseRecord {
     cell: String,
     underlay: Ipv4Addr,
     block: Ipv4Net,
@@ -24,7 +24,7 @@ pub(super) struct LeaseRecord {
 
 /// A policy as it is stored.
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) struct PolicyRecord {
+pub(crate) struct PolicyRecord {
     source: String,
     destination: String,
     protocol: u8,
@@ -36,7 +36,7 @@ pub(super) struct PolicyRecord {
 
 /// A freed tag as it is stored.
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) struct FreedRecord {
+pub(crate) struct FreedRecord {
     tag: u16,
     app: String,
     at: u64,
@@ -44,14 +44,14 @@ pub(super) struct FreedRecord {
 
 /// A security group as it is stored: its rules in Cloud Controller's JSON, its bindings for themselves.
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) struct GroupRecord {
+pub(crate) struct GroupRecord {
     name: String,
     rules: Vec<SecurityRule>,
 }
 
 /// A security group's binding as it is stored.
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) struct BindingRecord {
+pub(crate) struct BindingRecord {
     group: String,
     workload: String,
     /// Nothing: all spaces.
@@ -95,7 +95,7 @@ pub(super) fn decode<R: DeserializeOwned + TryInto<T>, T>(bytes: &[u8]) -> Optio
 
 /// A record that says what cannot be.
 #[derive(Debug)]
-pub(super) struct Illegal;
+pub(crate) struct Illegal;
 
 impl From<&Lease> for LeaseRecord {
     fn from(lease: &Lease) -> Self {

@@ -171,6 +171,26 @@ impl Store for PostgresStore {
         }
         Ok(Since::Commits(commits))
     }
+
+    fn refill(self: Box<Self>, over: Revision, state: &State) -> Result<Box<dyn Store>, StoreError> {
+        let all = Commit { revision: Revision::FIRST, changes: state.parts().changes().collect() };
+        let Write { records, .. } = self.write_of(&all)?;
+        let write = Write { records, ..self.write_of(&super::refilled())? };
+        let id = StoreId::random();
+        // Done once: after an attempt whose answer was lost it would be another store than the one that was opened.
+        let written = self.ask("written", move |connection| {
+            let deadline = Instant::now();
+            let url = connection.url.clone();
+            let session = connection.session(deadline)?;
+            session.refill(over, &id, &write).map_err(|error| failed("written", &url, error))
+        })?;
+        if let Written::No(stored) = written {
+            return Err(StoreError::Conflict { wanted: over, stored });
+        }
+        let url = self.url.clone();
+        drop(self);
+        Ok(Box::new(Self::open(&url)?))
+    }
 }
 
 /// Does what is asked until nobody can ask any more.

@@ -7,6 +7,7 @@ use crate::domain::Revision;
 use crate::store::rows::Writes;
 use crate::store::{LOG_LENGTH, StoreError, StoreId};
 use postgres::error::SqlState;
+use postgres::types::ToSql;
 use postgres::{Client, IsolationLevel, NoTls, Statement, Transaction};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -23,6 +24,9 @@ const LOCK: i64 = 0x6332_632d_6374_6c31;
 
 /// How often the lock is asked for while another session has it.
 const LOCK_PAUSE: Duration = Duration::from_millis(100);
+
+/// How many records a refilled store is given in one statement, so that none takes long.
+const REFILL_RECORDS: usize = 10_000;
 
 /// A statement that takes longer is given up; the server notices within 25 s that a client is gone, and frees its lock;
 /// and what is acknowledged is on the disk, whatever the server's own settings are.
@@ -120,6 +124,37 @@ impl Session {
         }
         let stored = self.client.query_one("SELECT revision FROM c2c.about", &[])?;
         Ok(Written::No(revision(stored.get(0))))
+    }
+
+    /// Makes it another store, which holds this write alone, in one transaction.
+    pub(super) fn refill(
+        &mut self,
+        over: Revision,
+        store: &StoreId,
+        write: &Write,
+    ) -> Result<Written, postgres::Error> {
+        let mut transaction = self.client.transaction()?;
+        let becomes = "UPDATE c2c.about SET store = $1, revision = $2 WHERE revision = $3";
+        let about = [&store.as_str() as &(dyn ToSql + Sync), &number(write.revision), &number(over)];
+        if transaction.execute(becomes, &about)? == 0 {
+            return Ok(Written::No(stored_revision(&mut transaction)?));
+        }
+        transaction.batch_execute("DELETE FROM c2c.records; DELETE FROM c2c.commits")?;
+        let put = "INSERT INTO c2c.records (key, value) SELECT * FROM unnest($1::bytea[], $2::bytea[])";
+        let put = transaction.prepare(put)?;
+        let mut records =
+            write.records.iter().filter_map(|(key, value)| Some((key.as_slice(), value.as_deref()?)));
+        loop {
+            let (keys, values): (Vec<&[u8]>, Vec<&[u8]>) = records.by_ref().take(REFILL_RECORDS).unzip();
+            if keys.is_empty() {
+                break;
+            }
+            transaction.execute(&put, &[&keys, &values])?;
+        }
+        let commit = "INSERT INTO c2c.commits (revision, writer, record) VALUES ($1, $2, $3)";
+        transaction.execute(commit, &[&number(write.revision), &write.writer.as_slice(), &write.told])?;
+        transaction.commit()?;
+        Ok(Written::Yes)
     }
 
     /// All records, at one revision.

@@ -1,32 +1,66 @@
-//! Two small files beside the database, which know what the database might forget: `store-id`, whose store it is, and
-//! `acknowledged`, the last revision that anybody was told of.
+//! Small files beside the database, which know what the database might forget: `store-id`, whose store it is, and
+//! `acknowledged`, the last revision that anybody was told of. While the database becomes another store there is also
+//! `next-store-id`, so that neither identity is taken for damage when that is interrupted.
 
 use crate::domain::Revision;
 use crate::store::StoreId;
 use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-/// The identity written beside the database, if there is one.
-pub(super) fn read_id(directory: &Path) -> io::Result<Option<String>> {
-    match std::fs::read_to_string(id_path(directory)) {
+const ID: &str = "store-id";
+const NEXT_ID: &str = "next-store-id";
+
+/// The identities written beside the database.
+#[derive(Debug, Default)]
+pub(super) struct Identities {
+    /// The store's; nothing when it is new.
+    pub(super) known: Option<String>,
+    /// The one that it was about to get.
+    pub(super) next: Option<String>,
+}
+
+impl Identities {
+    pub(super) fn read(directory: &Path) -> io::Result<Self> {
+        Ok(Self { known: read(&directory.join(ID))?, next: read(&directory.join(NEXT_ID))? })
+    }
+
+    /// Whether this may be the database's.
+    pub(super) fn allow(&self, stored: &str) -> bool {
+        self.known.is_none() || [&self.known, &self.next].into_iter().flatten().any(|id| id == stored)
+    }
+}
+
+/// Notes the identity that the database has.
+pub(super) fn write_id(directory: &Path, id: &StoreId) -> io::Result<()> {
+    write(directory, ID, id)
+}
+
+/// Notes the identity that the database is about to get.
+pub(super) fn write_next_id(directory: &Path, id: &StoreId) -> io::Result<()> {
+    write(directory, NEXT_ID, id)
+}
+
+/// Forgets it again.
+pub(super) fn remove_next_id(directory: &Path) -> io::Result<()> {
+    std::fs::remove_file(directory.join(NEXT_ID))
+}
+
+fn read(path: &Path) -> io::Result<Option<String>> {
+    match std::fs::read_to_string(path) {
         Ok(text) => Ok(Some(text.trim().to_owned())),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
     }
 }
 
-pub(super) fn write_id(directory: &Path, id: &StoreId) -> io::Result<()> {
+fn write(directory: &Path, name: &str, id: &StoreId) -> io::Result<()> {
     let mut file = tempfile::NamedTempFile::new_in(directory)?;
     writeln!(file, "{id}")?;
     file.as_file().sync_all()?;
-    file.persist(id_path(directory))?;
-    Ok(())
-}
-
-fn id_path(directory: &Path) -> PathBuf {
-    directory.join("store-id")
+    file.persist(directory.join(name))?;
+    File::open(directory)?.sync_all()
 }
 
 /// The last acknowledged revision. Written after every commit and not flushed, which costs a microsecond: it survives the
@@ -52,5 +86,11 @@ impl Acknowledged {
 
     pub(super) fn write(&self, revision: Revision) -> io::Result<()> {
         self.file.write_all_at(&revision.get().to_be_bytes(), 0)
+    }
+
+    /// Of another store now: no later one of the store before may come back after a power failure.
+    pub(super) fn restart(&self, revision: Revision) -> io::Result<()> {
+        self.write(revision)?;
+        self.file.sync_all()
     }
 }

@@ -15,7 +15,7 @@ use crate::domain::{
     Timestamp,
 };
 use ::sled::{Batch, Db, Tree};
-use beside::Acknowledged;
+use beside::{Acknowledged, Identities};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::fs::DirBuilder;
@@ -81,20 +81,27 @@ impl SledStore {
         let failed = |source: io::Error| failed("opened", &path, source);
         // Who may reach whom is nobody else's business on this machine.
         DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(failed)?;
-        let known_id = beside::read_id(directory).map_err(failed)?;
+        let identities = Identities::read(directory).map_err(failed)?;
         let (acknowledged, last) = Acknowledged::open(directory).map_err(failed)?;
         // Some damage makes sled panic; that must not be all that an operator gets to read.
-        let open = || open_and_read(&path, known_id.as_deref());
+        let open = || open_and_read(&path, &identities);
         let opened = catch_unwind(AssertUnwindSafe(open));
         let (db, id, written) =
             opened.unwrap_or_else(|_| Err(damaged(&path, "the database cannot be read")))?;
-        if written.revision < last {
+        let was_refilled = identities.next.as_deref() == Some(id.as_str());
+        if written.revision < last && !was_refilled {
             let problem =
                 format!("it is at revision {}, and revision {last} was acknowledged", written.revision);
             return Err(damaged(&path, &problem));
         }
-        if known_id.is_none() {
+        if was_refilled {
+            acknowledged.restart(written.revision).map_err(failed)?;
+        }
+        if identities.known.as_deref() != Some(id.as_str()) {
             beside::write_id(directory, &id).map_err(failed)?;
+        }
+        if identities.next.is_some() {
+            beside::remove_next_id(directory).map_err(failed)?;
         }
         Ok(Self { db, path, id, acknowledged, written: Mutex::new(written) })
     }
@@ -111,9 +118,7 @@ impl SledStore {
             let was = self.db.contains_key(key).map_err(|error| self.failed("read", error))?;
             let put = value.is_some();
             *count = count.saturating_add(u64::from(put && !was)).saturating_sub(u64::from(!put && was));
-            if key.starts_with(keys::GROUPS) || key.starts_with(keys::BINDINGS) {
-                after.schema = SCHEMA_VERSION;
-            }
+            after.note(key);
         }
         writes.insert(keys::commit(commit.revision), Some(self.encode(&CommitRecord::from(commit))?));
         if let Some(old) = commit.revision.get().checked_sub(LOG_LENGTH) {
@@ -153,7 +158,45 @@ impl SledStore {
         for key in self.db.scan_prefix(&all).keys() {
             writes.insert(key.map_err(|error| self.failed("read", error))?.to_vec(), None);
         }
-        writes.iter_mut().filter(|(key, _)| key.starts_with(&all)).for_each(|(_, value)| *value = None);
+        let of_group = writes.range_mut(all.clone()..).take_while(|(key, _)| key.starts_with(&all));
+        of_group.for_each(|(_, value)| *value = None);
+        Ok(())
+    }
+
+    /// What makes the database another store with this state alone.
+    fn plan_refill(&self, id: &StoreId, state: &State) -> Result<(Writes, Written), StoreError> {
+        let mut writes = Writes::new();
+        for key in self.db.iter().keys() {
+            writes.insert(key.map_err(|error| self.failed("read", error))?.to_vec(), None);
+        }
+        for change in state.parts().changes() {
+            self.add_change(&mut writes, &change)?;
+        }
+        let mut after = Written { revision: Revision::FIRST, ..Written::NOTHING };
+        for (key, _) in writes.iter().filter(|(_, value)| value.is_some()) {
+            after.note(key);
+            after.counts.of(key).into_iter().for_each(|count| *count = count.saturating_add(1));
+        }
+        writes.insert(
+            keys::commit(after.revision),
+            Some(self.encode(&CommitRecord::from(&super::refilled()))?),
+        );
+        writes.insert(keys::STORE.to_vec(), Some(id.as_str().into()));
+        writes.extend(after.records());
+        Ok((writes, after))
+    }
+
+    /// Writes all of it or nothing; it is on the disk when this returns.
+    fn write(&self, writes: Writes) -> Result<(), StoreError> {
+        let mut batch = Batch::default();
+        for (key, value) in writes {
+            match value {
+                Some(value) => batch.insert(key, value),
+                None => batch.remove(key),
+            }
+        }
+        self.db.apply_batch(batch).map_err(|error| self.failed("written", error))?;
+        self.db.flush().map_err(|error| self.failed("written", error))?;
         Ok(())
     }
 
@@ -177,6 +220,13 @@ impl Written {
         revision: Revision::ZERO,
         counts: Counts { leases: 0, policies: 0, groups: 0, bindings: 0 },
     };
+
+    /// A record is written or removed that is not of every schema.
+    fn note(&mut self, key: &[u8]) {
+        if key.starts_with(keys::GROUPS) || key.starts_with(keys::BINDINGS) {
+            self.schema = SCHEMA_VERSION;
+        }
+    }
 
     /// As it is stored.
     fn records(&self) -> [(Vec<u8>, Option<Vec<u8>>); 3] {
@@ -234,15 +284,7 @@ impl Store for SledStore {
             return Err(StoreError::Conflict { wanted: commit.revision, stored: written.revision });
         }
         let (writes, now) = self.plan(commit, *written)?;
-        let mut batch = Batch::default();
-        for (key, value) in writes {
-            match value {
-                Some(value) => batch.insert(key, value),
-                None => batch.remove(key),
-            }
-        }
-        self.db.apply_batch(batch).map_err(|error| self.failed("written", error))?;
-        self.db.flush().map_err(|error| self.failed("written", error))?;
+        self.write(writes)?;
         *written = now;
         self.acknowledged.write(now.revision).map_err(|error| self.failed("written", error))
     }
@@ -280,20 +322,38 @@ impl Store for SledStore {
             Some(_) | None => Ok(Since::Commits(commits)),
         }
     }
+
+    fn refill(mut self: Box<Self>, over: Revision, state: &State) -> Result<Box<dyn Store>, StoreError> {
+        let written = *self.written.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if written.revision != over {
+            return Err(StoreError::Conflict { wanted: over, stored: written.revision });
+        }
+        let id = StoreId::random();
+        let (writes, now) = self.plan_refill(&id, state)?;
+        beside::write_next_id(&self.path, &id).map_err(|error| self.failed("written", error))?;
+        self.write(writes)?;
+        self.id = id;
+        self.written = Mutex::new(now);
+        let noted = self.acknowledged.restart(now.revision);
+        let noted = noted.and_then(|()| beside::write_id(&self.path, &self.id));
+        let noted = noted.and_then(|()| beside::remove_next_id(&self.path));
+        noted.map_err(|error| self.failed("written", error))?;
+        Ok(self)
+    }
 }
 
-fn open_and_read(path: &Path, known_id: Option<&str>) -> Result<(Db, StoreId, Written), StoreError> {
+fn open_and_read(path: &Path, identities: &Identities) -> Result<(Db, StoreId, Written), StoreError> {
     let db = ::sled::Config::new().path(path.join(DATABASE)).cache_capacity(CACHE_BYTES).open();
     let db = db.map_err(|error| open_error(path, error))?;
     let read = |key: &[u8]| db.get(key).map_err(|error| open_error(path, error));
     match (read(keys::SCHEMA)?, read(keys::STORE)?) {
-        (None, None) if known_id.is_none() && db.is_empty() => {
+        (None, None) if identities.known.is_none() && db.is_empty() => {
             let id = create(&db, path)?;
             Ok((db, id, Written::NOTHING))
         }
         (Some(schema), Some(id)) => {
             let schema = check_schema(path, &schema)?;
-            let id = check_id(path, &id, known_id)?;
+            let id = check_id(path, &id, identities)?;
             let written = check_content(&db, path, schema)?;
             Ok((db, id, written))
         }
@@ -320,14 +380,13 @@ fn check_schema(path: &Path, stored: &[u8]) -> Result<u32, StoreError> {
     Err(StoreError::Schema { place: path.display().to_string(), found, expected: SCHEMA_VERSION })
 }
 
-fn check_id(path: &Path, stored: &[u8], known_id: Option<&str>) -> Result<StoreId, StoreError> {
+fn check_id(path: &Path, stored: &[u8], identities: &Identities) -> Result<StoreId, StoreError> {
     let stored = std::str::from_utf8(stored).map_err(|_| damaged(path, "its identity is lost"))?;
-    match known_id {
-        Some(known) if known != stored => {
-            Err(damaged(path, &format!("it is store {stored}, and the file store-id beside it says {known}")))
-        }
-        Some(_) | None => Ok(StoreId::from(stored)),
+    if identities.allow(stored) {
+        return Ok(StoreId::from(stored));
     }
+    let known = identities.known.as_deref().unwrap_or_default();
+    Err(damaged(path, &format!("it is store {stored}, and the file store-id beside it says {known}")))
 }
 
 /// Reads everything once: what is there must be as much as was written, and make a state.

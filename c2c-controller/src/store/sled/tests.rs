@@ -180,3 +180,29 @@ fn a_directory_that_cannot_be_used_is_named() {
     let error = SledStore::open(Path::new("/proc/none/data")).unwrap_err();
     assert_eq!(error.to_string(), "the store /proc/none/data cannot be opened");
 }
+
+#[test]
+fn a_store_that_was_refilled_or_interrupted_in_it_is_opened_again() {
+    let (directory, id, state) = filled();
+    let beside = |name: &str| directory.path().join("data").join(name);
+    let before = std::fs::read(beside("acknowledged")).unwrap();
+    // Told what it would become, and never did.
+    std::fs::write(beside("next-store-id"), "another\n").unwrap();
+    assert_eq!(open(&directory).unwrap().snapshot().unwrap(), state);
+    assert!(!beside("next-store-id").exists());
+
+    let store: Box<dyn Store> = Box::new(open(&directory).unwrap());
+    let empty = State::default();
+    let refilled = store.refill(state.revision(), &empty).unwrap().id();
+    let again = open(&directory).unwrap();
+    assert_eq!((again.id(), again.snapshot().unwrap().revision()), (refilled.clone(), Revision::FIRST));
+    drop(again);
+    // Became it, and could not say so.
+    std::fs::write(beside("next-store-id"), refilled.as_str()).unwrap();
+    std::fs::write(beside("store-id"), id.as_str()).unwrap();
+    std::fs::write(beside("acknowledged"), before).unwrap();
+    assert_eq!(open(&directory).unwrap().id(), refilled);
+    assert_eq!(open(&directory).unwrap().id(), refilled);
+    std::fs::write(beside("store-id"), "another").unwrap();
+    assert!(open_error(&directory).contains("the file store-id beside it says another"));
+}
