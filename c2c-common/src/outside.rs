@@ -47,14 +47,14 @@ impl Seen {
     #[inline(always)]
     #[must_use]
     pub const fn is_opening(&self) -> bool {
-        self.protocol == TCP && self.tcp_flags & (tcp::SYN | tcp::ACK) == tcp::SYN
+        tcp::is_opening(self.tcp_flags)
     }
 
     /// A TCP packet in the middle of a connection: it cannot open one.
     #[inline(always)]
     #[must_use]
     pub const fn is_mid_stream(&self) -> bool {
-        self.protocol == TCP && self.tcp_flags & (tcp::SYN | tcp::ACK) == tcp::ACK
+        tcp::is_mid_stream(self.tcp_flags)
     }
 }
 
@@ -80,7 +80,7 @@ impl Translation {
     /// The same flow under a key of which the opener is the first end, or is not.
     #[inline(always)]
     #[must_use]
-    pub const fn from(mut self, first: bool) -> Self {
+    pub const fn opened_by_first(mut self, first: bool) -> Self {
         let others = self.flow.flags & !flag::OPENED_BY_FIRST;
         self.flow.flags = if first { others | flag::OPENED_BY_FIRST } else { others };
         self

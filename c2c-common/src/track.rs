@@ -76,7 +76,7 @@ impl Packet {
     #[inline(always)]
     #[must_use]
     pub const fn is_opening(&self) -> bool {
-        self.protocol == TCP && self.tcp_flags & (tcp::SYN | tcp::ACK) == tcp::SYN
+        tcp::is_opening(self.tcp_flags)
     }
 
     #[inline(always)]
@@ -189,7 +189,7 @@ fn new_here(p: &Packet, judge: impl Fn(Question) -> bool) -> Decision {
 /// a packet cannot open anything.
 #[inline(always)]
 const fn is_mid_stream(p: &Packet) -> bool {
-    p.protocol == TCP && p.tcp_flags & (tcp::SYN | tcp::ACK) == tcp::ACK
+    tcp::is_mid_stream(p.tcp_flags)
 }
 
 #[inline(always)]

@@ -42,6 +42,20 @@ pub mod tcp {
     pub const RST: u8 = 0x04;
     /// The acknowledgement field is meant.
     pub const ACK: u8 = 0x10;
+
+    /// Whether a packet opens a connection. Of other protocols the flags are 0, and open none.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_opening(flags: u8) -> bool {
+        flags & (SYN | ACK) == SYN
+    }
+
+    /// Whether a packet is in the middle of a connection: it cannot open one.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_mid_stream(flags: u8) -> bool {
+        flags & (SYN | ACK) == ACK
+    }
 }
 
 /// "Don't fragment" in the IPv4 flags and fragment offset field, host order.

@@ -99,7 +99,7 @@ pub fn claim(config: &Config, ends: Ends, opened: &Translation) -> Option<End> {
     while taken.is_none() && attempt < TRIES {
         let end = end(config, ends.protocol, hash, attempt)?;
         let (key, from_first) = FlowKey::new(end, ends.outside, ends.protocol);
-        if take(&key, &opened.from(from_first), ends.protocol) {
+        if take(&key, &opened.opened_by_first(from_first), ends.protocol) {
             taken = Some(unknown(end.port as u64) as u16);
         }
         attempt += 1;

@@ -4,7 +4,6 @@
 use aya_ebpf::programs::TcContext;
 use c2c_common::bucket;
 use c2c_common::counter::Outcome;
-
 use c2c_common::refusal::{self, RESET_LEN, Segment, TOO_BIG_LEN, UNREACHABLE_LEN};
 use c2c_common::wire::{ETH_LEN, TCP, tcp};
 
