@@ -15,7 +15,7 @@ pub fn addresses() -> Result<BTreeSet<Ipv4Addr>, Error> {
 }
 
 /// An interface's own address. A message without one (IPv6, or a peer alone) is passed over.
-fn local(message: &RouteNetlinkMessage) -> Option<Ipv4Addr> {
+pub(super) fn local(message: &RouteNetlinkMessage) -> Option<Ipv4Addr> {
     let RouteNetlinkMessage::NewAddress(found) = message else { return None };
     found.attributes.iter().find_map(|attribute| {
         if let AddressAttribute::Local(IpAddr::V4(address)) = attribute { Some(*address) } else { None }

@@ -1,11 +1,12 @@
 //! What the agent must know about the interface that carries the tunnels. It only reads: the interface is the cell's.
 
+use super::addresses::local;
 use super::link::{find_message, observed};
 use super::netlink::Netlink;
 use super::{Error, Mac};
 use netlink_packet_route::RouteNetlinkMessage;
-use netlink_packet_route::address::{AddressAttribute, AddressMessage};
-use std::net::{IpAddr, Ipv4Addr};
+use netlink_packet_route::address::AddressMessage;
+use std::net::Ipv4Addr;
 
 /// The interface that carries the tunnels.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,17 +28,15 @@ pub fn underlay(name: &str) -> Result<Underlay, Error> {
     let link = link.ok_or_else(|| Error::NoLink { name: name.to_owned() })?;
     let request = RouteNetlinkMessage::GetAddress(AddressMessage::default());
     let addresses = netlink.dump("list the addresses", request)?;
-    let address = addresses.iter().find_map(|message| local_address(message, link.ifindex));
+    let address = addresses.iter().find_map(|message| local_of(message, link.ifindex));
     let address = address.ok_or_else(|| Error::Incomplete { name: name.to_owned(), what: "IPv4 address" })?;
     Ok(Underlay { ifindex: link.ifindex, mtu: link.mtu, address, mac: link.mac })
 }
 
-fn local_address(message: &RouteNetlinkMessage, ifindex: u32) -> Option<Ipv4Addr> {
+/// The message's address, if it is of that interface.
+fn local_of(message: &RouteNetlinkMessage, ifindex: u32) -> Option<Ipv4Addr> {
     let RouteNetlinkMessage::NewAddress(found) = message else { return None };
-    let local = found.attributes.iter().find_map(|attribute| {
-        if let AddressAttribute::Local(IpAddr::V4(address)) = attribute { Some(*address) } else { None }
-    });
-    local.filter(|_| found.header.index == ifindex)
+    if found.header.index == ifindex { local(message) } else { None }
 }
 
 #[cfg(test)]
