@@ -24,11 +24,11 @@ impl Account {
         Self { hook, packets: skb::segments(ctx), bytes: ctx.len() }
     }
 
-    /// Counts a delivery and answers with its action.
+    /// Counts a delivery and answers with its action. The end of a flow is delivered, and is a drop all the same.
     #[inline(always)]
     pub fn deliver(&self, ctx: &TcContext, outcome: Outcome, h: &Headers, action: i32) -> i32 {
         maps::count(self.hook, outcome, self.packets as u64, self.bytes as u64);
-        if level_enabled(Level::Debug) {
+        if level_enabled(Level::Debug) || (outcome.is_drop() && level_enabled(Level::Info)) {
             tell(ctx, self.hook, outcome, &{ *h });
         }
         action

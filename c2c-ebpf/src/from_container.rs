@@ -32,7 +32,7 @@ pub fn run(ctx: &TcContext, h: &mut Headers) -> Verdict {
         return Verdict::Drop(Outcome::SpoofedSource);
     };
     if h.destination & config.overlay_mask == config.overlay_base {
-        return to_overlay(ctx, config, h, sender);
+        return to_overlay(ctx, config, h, sender).unwrap_or_else(|Revoked| end(ctx, config, h));
     }
     // It would leave from the cell's own address, and another cell would take it for this cell's tunnel.
     if h.protocol == UDP && h.destination_port == config.udp_port {
@@ -67,27 +67,30 @@ fn is_local_service(h: &Headers) -> bool {
     (a, b) == (169, 254) && maps::is_local(h.destination)
 }
 
+/// A packet that shall go on as the end of its flow.
+struct Revoked;
+
 /// To a container of this cell or of another one.
 #[inline(never)]
-fn to_overlay(ctx: &TcContext, config: &Config, h: &Headers, sender: &Endpoint) -> Verdict {
+fn to_overlay(ctx: &TcContext, config: &Config, h: &Headers, sender: &Endpoint) -> Result<Verdict, Revoked> {
     if h.destination & config.block_mask == config.block_base {
         let Some(receiver) = maps::endpoint(h.destination) else {
-            return Verdict::Refuse(Outcome::UnknownDestination);
+            return Ok(Verdict::Refuse(Outcome::UnknownDestination));
         };
         return match decide(ctx, h, ends(sender, receiver.tag, true)) {
-            Ok(Passed::AsItIs) => deliver::to_endpoint(ctx, receiver),
-            Ok(Passed::AnswerOfMapped) => to_this_cell::hairpin_answer(ctx, h, receiver),
-            Ok(Passed::AsTheEnd) => Verdict::End,
-            Err(drop) => Verdict::refuse_if_audible(drop),
+            Ok(Passed::AsItIs) => Ok(deliver::to_endpoint(ctx, receiver)),
+            Ok(Passed::AnswerOfMapped) => Ok(to_this_cell::hairpin_answer(ctx, h, receiver)),
+            Ok(Passed::AsTheEnd) => Err(Revoked),
+            Err(drop) => Ok(Verdict::refuse_if_audible(drop)),
         };
     }
     let Some(lease) = maps::lease(config, h.destination) else {
-        return Verdict::Refuse(Outcome::UnknownDestination);
+        return Ok(Verdict::Refuse(Outcome::UnknownDestination));
     };
     match decide(ctx, h, ends(sender, 0, false)) {
-        Ok(Passed::AsTheEnd) => Verdict::End,
-        Ok(_) => deliver::to_cell(ctx, config, lease, h, sender.tag),
-        Err(drop) => Verdict::refuse_if_audible(drop),
+        Ok(Passed::AsTheEnd) => Err(Revoked),
+        Ok(_) => Ok(deliver::to_cell(ctx, config, lease, h, sender.tag)),
+        Err(drop) => Ok(Verdict::refuse_if_audible(drop)),
     }
 }
 
@@ -109,16 +112,16 @@ fn decide(ctx: &TcContext, h: &Headers, ends: Ends) -> Result<Passed, Outcome> {
 /// Tells who called that the flow has ended, by the packet that it may be waiting for. Addresses are looked up anew: this
 /// is a function of its own, beside [`to_overlay`] and not below it.
 #[inline(never)]
-pub fn end(ctx: &TcContext, h: &Headers) -> Verdict {
-    let Some(config) = maps::config() else { return Verdict::Drop(Outcome::Failed) };
+fn end(ctx: &TcContext, config: &Config, h: &Headers) -> Verdict {
     if refuse::make_end(ctx, h).is_err() {
         return Verdict::Refuse(Outcome::PolicyRevoked);
     }
-    if let Some(receiver) = maps::endpoint(h.destination) {
-        return deliver::to_endpoint(ctx, receiver);
-    }
-    match maps::lease(config, h.destination) {
-        Some(lease) => deliver::to_cell(ctx, config, lease, h, 0),
-        None => Verdict::Drop(Outcome::UnknownDestination),
-    }
+    let delivered = if let Some(receiver) = maps::endpoint(h.destination) {
+        deliver::to_endpoint(ctx, receiver)
+    } else if let Some(lease) = maps::lease(config, h.destination) {
+        deliver::to_cell(ctx, config, lease, h, 0)
+    } else {
+        Verdict::Drop(Outcome::UnknownDestination)
+    };
+    delivered.as_the_end(Outcome::PolicyRevoked)
 }

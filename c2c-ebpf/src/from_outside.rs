@@ -128,10 +128,7 @@ fn cut(ctx: &TcContext, h: &Headers, endpoint: &Endpoint, container: End) -> Ver
     if refuse::make_end(ctx, h).is_err() {
         return Verdict::Drop(Outcome::EgressRevoked);
     }
-    match into_container(ctx, h, endpoint, container) {
-        Verdict::Deliver(_, action) => Verdict::Deliver(Outcome::EgressRevoked, action),
-        failed => failed,
-    }
+    into_container(ctx, h, endpoint, container).as_the_end(Outcome::EgressRevoked)
 }
 
 #[inline(always)]

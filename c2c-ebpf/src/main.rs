@@ -33,7 +33,7 @@ use c2c_common::counter::{Hook, Outcome};
 
 use crate::account::Account;
 use crate::headers::Headers;
-use crate::kernel::action::{DROP, NEXT, XDP_DROP, XDP_PASS};
+use crate::kernel::action::{NEXT, XDP_DROP, XDP_PASS};
 use crate::kernel::packet::zeroed;
 
 /// What becomes of a packet.
@@ -41,7 +41,7 @@ use crate::kernel::packet::zeroed;
 enum Verdict {
     /// Not of the overlay: as if the program were not there. Not counted.
     NotOurs,
-    /// Counted, then the action that delivers it.
+    /// Counted, then the action that delivers it. With the outcome of a drop it is delivered as the end of its flow.
     Deliver(Outcome, i32),
     /// Counted, then silence.
     Drop(Outcome),
@@ -49,8 +49,6 @@ enum Verdict {
     Refuse(Outcome),
     /// Refused and counted before; now the sender is told.
     Answer,
-    /// Counted as revoked, then the receiver is told.
-    End,
 }
 
 impl Verdict {
@@ -58,6 +56,15 @@ impl Verdict {
     #[inline(always)]
     fn refuse_if_audible(outcome: Outcome) -> Self {
         if outcome.is_audible() { Self::Refuse(outcome) } else { Self::Drop(outcome) }
+    }
+
+    /// The delivery of a packet that was made the end of its flow.
+    #[inline(always)]
+    fn as_the_end(self, outcome: Outcome) -> Self {
+        match self {
+            Self::Deliver(_, action) => Self::Deliver(outcome, action),
+            failed => failed,
+        }
     }
 }
 
@@ -78,14 +85,6 @@ pub fn from_container(ctx: TcContext) -> i32 {
             }
         }
         Verdict::Answer => NEXT,
-        Verdict::End => {
-            account.drop(&ctx, Outcome::PolicyRevoked, &headers);
-            match from_container::end(&ctx, &headers) {
-                Verdict::Deliver(_, action) => action,
-                Verdict::Refuse(_) => refuse::to_container(&ctx, &account, &headers),
-                _ => DROP,
-            }
-        }
     }
 }
 
@@ -103,7 +102,6 @@ pub fn from_underlay(ctx: TcContext) -> i32 {
             refuse::by_kernel(&ctx, &account, &headers)
         }
         Verdict::Answer => refuse::to_cell(&ctx, &account, &headers),
-        Verdict::End => NEXT,
     }
 }
 
@@ -117,7 +115,7 @@ pub fn to_container(ctx: TcContext) -> i32 {
         Verdict::NotOurs => NEXT,
         Verdict::Deliver(outcome, action) => account.deliver(&ctx, outcome, &headers, action),
         Verdict::Drop(outcome) | Verdict::Refuse(outcome) => account.drop(&ctx, outcome, &headers),
-        Verdict::Answer | Verdict::End => NEXT,
+        Verdict::Answer => NEXT,
     }
 }
 
