@@ -160,7 +160,10 @@ pub(super) fn lease_refused(refusal: &Refusal) -> v1::LeaseRefused {
             | LeaseRefusal::OutsidePool { .. }
             | LeaseRefusal::NameInUse { .. },
         ) => Reason::Contradiction,
-        Refusal::TagsExhausted | Refusal::UnknownCell(_) | Refusal::UnknownGroup(_) => Reason::Invalid,
+        Refusal::TagsExhausted
+        | Refusal::Quota { .. }
+        | Refusal::UnknownCell(_)
+        | Refusal::UnknownGroup(_) => Reason::Invalid,
     };
     refused(reason, refusal.to_string())
 }

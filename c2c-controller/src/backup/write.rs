@@ -17,7 +17,7 @@ pub fn write(out: &mut impl Write, header: &Header, parts: &Parts) -> io::Result
     leases.iter().try_for_each(|lease| lines.write(&Line::Lease(lease.into())))?;
     policies.iter().try_for_each(|policy| lines.write(&Line::Policy(policy.into())))?;
     freed.iter().try_for_each(|freed| lines.write(&Line::FreedTag(freed.into())))?;
-    groups.iter().try_for_each(|(name, rules)| lines.write(&Line::SecurityGroup((name, rules).into())))?;
+    groups.iter().try_for_each(|group| lines.write(&Line::SecurityGroup(group.into())))?;
     bindings.iter().try_for_each(|binding| lines.write(&Line::Binding(binding.into())))?;
     let sha256 = hex(lines.digest.clone().finish().as_ref());
     lines.write(&Line::End(End { sha256 }))?;

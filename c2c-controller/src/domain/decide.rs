@@ -1,9 +1,10 @@
 //! What a command changes. Silk's lease rules, with what its controller does not check: a lease that is not known is
 //! taken over only if it is a block of the pool and nobody else's.
 
+use super::import;
 use super::{
-    Binding, CellName, Change, GroupName, GroupRules, Lease, Policy, Pool, State, TagFreed, TaggedPolicy,
-    Timestamp,
+    AppId, Binding, CellName, Change, GroupName, GroupRules, Lease, Policy, Pool, SecurityGroup, State,
+    TagFreed, TaggedPolicy, Timestamp,
 };
 use ipnet::Ipv4Net;
 use std::collections::{BTreeMap, BTreeSet};
@@ -44,7 +45,12 @@ pub enum Command {
     /// Access is not allowed any more.
     Remove(Policy),
     /// Each of these is allowed, in one commit; those that are already, or are named twice, change nothing.
-    AllowAll(Vec<Policy>),
+    AllowAll {
+        /// Which.
+        policies: Vec<Policy>,
+        /// How many policies an app that gets another one as its source may have then; nothing: any number.
+        per_source: Option<usize>,
+    },
     /// None of these is allowed any more, in one commit; those that are not anyway change nothing.
     RemoveAll(Vec<Policy>),
     /// A security group shall have these rules.
@@ -60,6 +66,8 @@ pub enum Command {
     Unbind(Binding),
     /// A security group shall be no more, nor any binding of it.
     DeleteGroup(GroupName),
+    /// These shall be the security groups, with these rules and bindings, and no others. Each name is there once.
+    ReplaceGroups(Vec<SecurityGroup>),
 }
 
 /// A cell's request for a lease.
@@ -89,6 +97,16 @@ pub enum Refusal {
         "all 65535 tags are in use or were freed in the last 10 minutes: no policy may name another app now"
     )]
     TagsExhausted,
+    /// An app is the source of as many policies as its owners may make.
+    #[error("app {app} would be the source of {count} policies; expected at most {limit}")]
+    Quota {
+        /// Which app.
+        app: AppId,
+        /// How many it would have.
+        count: usize,
+        /// How many it may have.
+        limit: usize,
+    },
     /// There is no such cell.
     #[error("cell: no lease is held by {0:?}; expected a cell's name or underlay address, see `leases`")]
     UnknownCell(String),
@@ -168,12 +186,18 @@ pub fn decide(
         Command::Evict { cell } => evict(state, cell),
         Command::Allow(policy) => allow(state, now, slice::from_ref(policy)),
         Command::Remove(policy) => Ok(remove(state, now, slice::from_ref(policy))),
-        Command::AllowAll(policies) => allow(state, now, policies),
+        Command::AllowAll { policies, per_source } => {
+            if let Some(limit) = per_source {
+                within(state, policies, *limit)?;
+            }
+            allow(state, now, policies)
+        }
         Command::RemoveAll(policies) => Ok(remove(state, now, policies)),
         Command::SetGroup { name, rules } => Ok(set_group(state, name, rules)),
         Command::Bind(binding) => bind(state, binding),
         Command::Unbind(binding) => unbind(state, binding),
         Command::DeleteGroup(name) => delete_group(state, name),
+        Command::ReplaceGroups(groups) => Ok(import::replace(&state.groups, groups)),
     }
 }
 
@@ -286,6 +310,21 @@ fn allow(state: &State, now: Timestamp, policies: &[Policy]) -> Result<Vec<Chang
     new.into_iter().map(put).collect::<Option<_>>().ok_or(Refusal::TagsExhausted)
 }
 
+/// Whether every app that gets new policies as their source stays within the limit. What is there already, or is named
+/// twice, is counted once.
+fn within(state: &State, policies: &[Policy], limit: usize) -> Result<(), Refusal> {
+    let new: BTreeSet<&Policy> = policies.iter().filter(|policy| state.policy(policy).is_none()).collect();
+    let mut counts: BTreeMap<&AppId, usize> = BTreeMap::new();
+    for policy in new {
+        let count = counts.entry(&policy.source).or_insert_with(|| state.policies_from(&policy.source));
+        *count = count.saturating_add(1);
+    }
+    match counts.into_iter().find(|(_, count)| *count > limit) {
+        Some((app, count)) => Err(Refusal::Quota { app: app.clone(), count, limit }),
+        None => Ok(()),
+    }
+}
+
 fn remove(state: &State, now: Timestamp, policies: &[Policy]) -> Vec<Change> {
     let removed: BTreeSet<&Policy> = policies.iter().collect();
     let mut uses_left = BTreeMap::new();
@@ -308,7 +347,8 @@ fn set_group(state: &State, name: &GroupName, rules: &GroupRules) -> Vec<Change>
     if state.groups.rules(name) == Some(rules) {
         return Vec::new();
     }
-    vec![Change::GroupSet { name: name.clone(), rules: rules.clone() }]
+    let guid = state.groups.guid(name).cloned();
+    vec![Change::GroupSet { name: name.clone(), guid, rules: rules.clone() }]
 }
 
 fn bind(state: &State, binding: &Binding) -> Result<Vec<Change>, Refusal> {

@@ -1,7 +1,7 @@
 //! Application security groups: egress rules, and whom they apply to. The rules are kept in the words they were given;
 //! what those mean is `c2c_proto::egress`'s business, and a rule that means nothing is no reason to lose the others.
 
-use super::{GroupName, Invalid, SpaceId};
+use super::{GroupGuid, GroupName, Invalid, SpaceId};
 use c2c_proto::egress::{SecurityRule, permissions};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -135,6 +135,8 @@ fn text_bytes(rule: &SecurityRule) -> usize {
 pub struct SecurityGroup {
     /// Its name, unique.
     pub name: GroupName,
+    /// Cloud Controller's GUID of it; nothing for a group that an operator made here.
+    pub guid: Option<GroupGuid>,
     /// What it allows.
     pub rules: GroupRules,
     /// Whom it applies to.
@@ -151,6 +153,7 @@ pub(super) struct Groups {
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Held {
+    guid: Option<GroupGuid>,
     rules: GroupRules,
     reaches: BTreeSet<Reach>,
 }
@@ -164,6 +167,10 @@ impl Groups {
         self.held.get(name).map(|held| &held.rules)
     }
 
+    pub(super) fn guid(&self, name: &GroupName) -> Option<&GroupGuid> {
+        self.held.get(name)?.guid.as_ref()
+    }
+
     pub(super) fn reaches(&self, name: &GroupName) -> impl Iterator<Item = &Reach> {
         self.held.get(name).into_iter().flat_map(|held| &held.reaches)
     }
@@ -174,8 +181,8 @@ impl Groups {
 
     /// All of a group.
     pub(super) fn whole(&self, name: &GroupName) -> Option<SecurityGroup> {
-        let Held { rules, reaches } = self.held.get(name)?.clone();
-        Some(SecurityGroup { name: name.clone(), rules, reaches })
+        let Held { guid, rules, reaches } = self.held.get(name)?.clone();
+        Some(SecurityGroup { name: name.clone(), guid, rules, reaches })
     }
 
     /// A group as far as it concerns the spaces; nothing when it does not. Costs what the spaces cost, however many
@@ -187,7 +194,13 @@ impl Groups {
             all.flat_map(|space| Workload::ALL.map(|workload| Reach { workload, space: space.clone() }));
         let reaches: BTreeSet<Reach> = reaches.filter(|reach| held.reaches.contains(reach)).collect();
         let concerns = !reaches.is_empty();
-        concerns.then(|| SecurityGroup { name: name.clone(), rules: held.rules.clone(), reaches })
+        let Held { guid, rules, .. } = held;
+        concerns.then(|| SecurityGroup {
+            name: name.clone(),
+            guid: guid.clone(),
+            rules: rules.clone(),
+            reaches,
+        })
     }
 
     /// The groups bound to any of the spaces, or, for nothing, to all; each once, in order.
@@ -198,8 +211,10 @@ impl Groups {
         spaces.into_iter().filter_map(|space| self.by_space.get(space)).flatten().collect()
     }
 
-    pub(super) fn set(&mut self, name: &GroupName, rules: &GroupRules) {
-        self.held.entry(name.clone()).or_default().rules = rules.clone();
+    pub(super) fn set(&mut self, name: &GroupName, guid: Option<&GroupGuid>, rules: &GroupRules) {
+        let held = self.held.entry(name.clone()).or_default();
+        held.guid = guid.cloned();
+        held.rules = rules.clone();
     }
 
     /// A group that is not there is not bound.

@@ -5,6 +5,7 @@
 
 mod decide;
 mod group;
+mod import;
 mod lease;
 mod name;
 mod policy;
@@ -18,7 +19,7 @@ mod tests;
 pub use decide::{Acquire, Command, LeaseRefusal, Refusal, Rules, decide};
 pub use group::{Binding, GroupRules, Reach, SecurityGroup, Workload};
 pub use lease::{Lease, Timestamp};
-pub use name::{AppId, CellName, GroupName, SpaceId};
+pub use name::{AppId, CellName, GroupGuid, GroupName, SpaceId};
 pub use policy::{Policy, Ports, Protocol, TaggedPolicy};
 pub use pool::{Pool, PoolError};
 pub use revision::{Change, Commit, Revision};

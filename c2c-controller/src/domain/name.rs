@@ -8,7 +8,7 @@ use std::sync::Arc;
 const MAX_LENGTH: usize = 255;
 
 macro_rules! name {
-    ($(#[$doc:meta])* $name:ident, $punctuation:literal, $expected:literal) => {
+    ($(#[$doc:meta])* $name:ident, $legal:expr, $expected:literal) => {
         $(#[$doc])*
         #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub struct $name(Arc<str>);
@@ -19,7 +19,7 @@ macro_rules! name {
             /// # Errors
             /// When it is empty, too long or holds another character.
             pub fn parse(field: &'static str, name: &str) -> Result<Self, Invalid> {
-                check(field, name, $punctuation, $expected).map(Self)
+                check(field, name, $legal, $expected).map(Self)
             }
 
             /// The name itself.
@@ -46,21 +46,30 @@ macro_rules! name {
 name!(
     /// An app's GUID, or whatever the platform calls it: 1 to 255 characters of `A-Z a-z 0-9 _ . -`. Cheap to clone.
     AppId,
-    "_.-",
+    plain,
     "1 to 255 characters of A-Z a-z 0-9 _ . -"
 );
 
 name!(
     /// A space's GUID, with the characters of an app's. Cheap to clone.
     SpaceId,
-    "_.-",
+    plain,
     "1 to 255 characters of A-Z a-z 0-9 _ . -"
 );
 
 name!(
-    /// A security group's name, or its GUID, with the characters of an app's. Cheap to clone.
+    /// What people call a security group, as Cloud Controller lets them: 1 to 255 bytes of letters and digits of any
+    /// script, ASCII's punctuation and blanks. Nothing that could hide or turn around what follows it in a terminal. Cheap
+    /// to clone.
     GroupName,
-    "_.-",
+    |c| c == ' ' || c.is_ascii_graphic() || (!c.is_ascii() && c.is_alphanumeric()),
+    "1 to 255 bytes of letters, digits, blanks and ASCII's punctuation"
+);
+
+name!(
+    /// A security group's GUID in Cloud Controller, with the characters of an app's. Cheap to clone.
+    GroupGuid,
+    plain,
     "1 to 255 characters of A-Z a-z 0-9 _ . -"
 );
 
@@ -68,17 +77,21 @@ name!(
     /// A cell's name, unique in the foundation: 1 to 255 characters of `A-Z a-z 0-9 _ . - /`, so that BOSH's
     /// `diego-cell/GUID` is one. Cheap to clone.
     CellName,
-    "_.-/",
+    |c| c == '/' || plain(c),
     "1 to 255 characters of A-Z a-z 0-9 _ . - /"
 );
+
+/// What identifiers are made of.
+fn plain(c: char) -> bool {
+    c.is_ascii_alphanumeric() || "_.-".contains(c)
+}
 
 fn check(
     field: &'static str,
     name: &str,
-    punctuation: &str,
+    legal: fn(char) -> bool,
     expected: &'static str,
 ) -> Result<Arc<str>, Invalid> {
-    let legal = |c: char| c.is_ascii_alphanumeric() || punctuation.contains(c);
     let problem = if name.is_empty() {
         "is empty".to_owned()
     } else if name.len() > MAX_LENGTH {
@@ -101,6 +114,12 @@ mod tests {
             assert_eq!(AppId::parse("source app", name).unwrap().as_str(), name);
         }
         assert_eq!(CellName::parse("cell", "diego-cell/0").unwrap().as_str(), "diego-cell/0");
+        for name in ["public_networks", "Büro (alt) / 東京 #2", "a\"b"] {
+            assert_eq!(GroupName::parse("name", name).unwrap().as_str(), name);
+        }
+        for name in ["a\tb", "a\u{202e}b", "a\u{200b}b", "a\0b", ""] {
+            assert!(GroupName::parse("name", name).is_err(), "{name:?}");
+        }
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The controller's only clock, and what happens at each of its ticks.
 
-use super::{Binding, GroupName, GroupRules, Lease, TagFreed, TaggedPolicy};
+use super::{Binding, GroupGuid, GroupName, GroupRules, Lease, TagFreed, TaggedPolicy};
 use std::fmt;
 
 /// Counts the store's commits: 0 is the empty store, and every commit has the next number.
@@ -85,6 +85,8 @@ pub enum Change {
     GroupSet {
         /// Which; new when there was none.
         name: GroupName,
+        /// Cloud Controller's GUID of it, if it is one of Cloud Controller's.
+        guid: Option<GroupGuid>,
         /// What it allows.
         rules: GroupRules,
     },

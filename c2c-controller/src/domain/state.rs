@@ -3,8 +3,8 @@
 use super::group::Groups;
 use super::tag::Tags;
 use super::{
-    AppId, Binding, CellName, Change, Commit, GroupName, GroupRules, Lease, Policy, Revision, SecurityGroup,
-    SpaceId, Tag, TagFreed, TaggedPolicy, Timestamp,
+    AppId, Binding, CellName, Change, Commit, GroupName, Lease, Policy, Revision, SecurityGroup, SpaceId,
+    Tag, TagFreed, TaggedPolicy, Timestamp,
 };
 use ipnet::Ipv4Net;
 use std::collections::{BTreeMap, BTreeSet};
@@ -37,7 +37,7 @@ pub struct Parts {
     /// The tags that are nobody's.
     pub freed: Vec<TagFreed>,
     /// All security groups, without their bindings.
-    pub groups: Vec<(GroupName, GroupRules)>,
+    pub groups: Vec<SecurityGroup>,
     /// Their bindings.
     pub bindings: Vec<Binding>,
 }
@@ -61,7 +61,8 @@ impl Parts {
     pub fn changes(self) -> impl Iterator<Item = Change> {
         let Self { revision: _, leases, policies, freed, groups, bindings } = self;
         let leases = leases.into_iter().map(Change::LeasePut);
-        let groups = groups.into_iter().map(|(name, rules)| Change::GroupSet { name, rules });
+        let set = |SecurityGroup { name, guid, rules, .. }| Change::GroupSet { name, guid, rules };
+        let groups = groups.into_iter().map(set);
         let bindings = bindings.into_iter().map(Change::GroupBound);
         let freed = freed.into_iter().map(Change::TagFreed);
         let policies = policies.into_iter().map(Change::PolicyPut);
@@ -87,7 +88,9 @@ impl State {
             state.put_policy(&policy);
         }
         parts.freed.into_iter().for_each(|freed| state.tags.quarantine(freed));
-        parts.groups.iter().for_each(|(name, rules)| state.groups.set(name, rules));
+        for SecurityGroup { name, guid, rules, .. } in &parts.groups {
+            state.groups.set(name, guid.as_ref(), rules);
+        }
         for binding in parts.bindings {
             if state.groups.rules(&binding.group).is_none() {
                 return Err(Inconsistent::Unbound(Box::new(binding)));
@@ -100,8 +103,7 @@ impl State {
     /// What it is made of: what [`State::restore`] makes it of again.
     #[must_use]
     pub fn parts(&self) -> Parts {
-        let groups =
-            self.groups.names().filter_map(|name| Some((name.clone(), self.groups.rules(name)?.clone())));
+        let groups = self.groups().map(|group| SecurityGroup { reaches: BTreeSet::new(), ..group });
         let bindings = self.groups.names().flat_map(|group| {
             let reaches = self.groups.reaches(group).cloned();
             reaches.map(|reach| Binding { group: group.clone(), reach })
@@ -168,6 +170,13 @@ impl State {
         self.policies.get(policy).map(|tags| tagged(policy, *tags))
     }
 
+    /// How many policies have this app as their source.
+    #[must_use]
+    pub fn policies_from(&self, app: &AppId) -> usize {
+        let policies = self.by_app.get(app).into_iter().flatten();
+        policies.filter(|policy| policy.source == *app).count()
+    }
+
     /// The policies that name any of the apps, each once, in order.
     #[must_use]
     pub fn policies_naming<'a>(&self, apps: impl IntoIterator<Item = &'a AppId>) -> Vec<TaggedPolicy> {
@@ -228,7 +237,7 @@ impl State {
                 Change::PolicyPut(policy) => self.put_policy(policy),
                 Change::PolicyRemoved(policy) => self.remove_policy(&policy.policy),
                 Change::TagFreed(freed) => self.tags.quarantine(freed.clone()),
-                Change::GroupSet { name, rules } => self.groups.set(name, rules),
+                Change::GroupSet { name, guid, rules } => self.groups.set(name, guid.as_ref(), rules),
                 // Only in a commit as it was told, and that leaves the rules out.
                 Change::GroupRulesChanged(_) => {}
                 Change::GroupBound(binding) => self.groups.bind(binding),

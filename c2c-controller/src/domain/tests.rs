@@ -57,12 +57,23 @@ fn rules_of(ports: &[&str]) -> GroupRules {
     GroupRules::parse("rules", ports.iter().map(rule).collect()).unwrap()
 }
 
+fn allow_all(policies: Vec<Policy>) -> Command {
+    Command::AllowAll { policies, per_source: None }
+}
+
 fn set(name: &str, ports: &[&str]) -> Command {
     Command::SetGroup { name: group(name), rules: rules_of(ports) }
 }
 
 fn delete(name: &str) -> Command {
     Command::DeleteGroup(group(name))
+}
+
+/// A group with its bindings, as (workload, space).
+fn whole(name: &str, ports: &[&str], reaches: &[(&str, &str)]) -> SecurityGroup {
+    let reaches = reaches.iter().map(|(workload, space)| Reach::parse(workload, space).unwrap());
+    let guid = Some(GroupGuid::parse("guid", &format!("guid-of-{name}")).unwrap());
+    SecurityGroup { name: group(name), guid, rules: rules_of(ports), reaches: reaches.collect() }
 }
 
 #[derive(Default)]
@@ -268,18 +279,18 @@ fn several_policies_are_allowed_and_removed_in_one_commit() {
     let [ab, ac, cc] = [policy("a", "b", "1"), policy("a", "c", "1"), policy("c", "c", "1")];
     world.allow(0, &ab);
     let all = vec![cc.clone(), ac.clone(), ab.clone(), ac.clone()];
-    assert_eq!(world.run(0, Command::AllowAll(all.clone())).unwrap().len(), 2, "those that are new, once");
+    assert_eq!(world.run(0, allow_all(all.clone())).unwrap().len(), 2, "those that are new, once");
     let tags = |policy| {
         let tagged = world.state.policy(policy).unwrap();
         (tagged.source_tag.get(), tagged.destination_tag.get())
     };
     assert_eq!((tags(&ac), tags(&cc)), ((1, 3), (3, 3)));
-    assert_eq!(world.run(0, Command::AllowAll(all.clone())), Ok(Vec::new()));
+    assert_eq!(world.run(0, allow_all(all.clone())), Ok(Vec::new()));
     assert_eq!(world.state.tags().map(|(tag, _)| tag.get()).collect::<Vec<_>>(), [1, 2, 3]);
     let changes = world.run(5, Command::RemoveAll(all)).unwrap();
     assert_eq!(changes.len(), 6, "three policies and the tags of three apps: {changes:?}");
     assert_eq!(world.state.policies().count() + world.state.tags().count(), 0);
-    let again = world.run(6, Command::AllowAll(vec![policy("x", "c", "1"), policy("b", "y", "1")])).unwrap();
+    let again = world.run(6, allow_all(vec![policy("x", "c", "1"), policy("b", "y", "1")])).unwrap();
     let given = |change: &Change| {
         let Change::PolicyPut(put) = change else { panic!("{change:?}") };
         (put.source_tag.get(), put.destination_tag.get())
@@ -288,14 +299,77 @@ fn several_policies_are_allowed_and_removed_in_one_commit() {
 }
 
 #[test]
+fn a_quota_counts_each_policy_of_a_source_once_and_only_when_there_is_a_new_one() {
+    let mut world = World::default();
+    let all = |ports: &[&str], limit| Command::AllowAll {
+        policies: ports.iter().map(|port| policy("a", "b", port)).collect(),
+        per_source: Some(limit),
+    };
+    world.allow(0, &policy("b", "a", "9"));
+    let exceeded = |count, limit| {
+        let app = AppId::parse("app", "a").unwrap();
+        Err(Refusal::Quota { app, count, limit })
+    };
+    assert_eq!(world.run(0, all(&["1", "2", "3"], 2)), exceeded(3, 2), "all or nothing");
+    assert_eq!(world.run(0, all(&["1", "2", "1"], 2)).unwrap().len(), 2, "named twice, counted once");
+    assert_eq!(world.run(0, all(&["2", "1"], 2)), Ok(Vec::new()), "there already, at the limit");
+    assert_eq!(world.run(0, all(&["2", "3"], 2)), exceeded(3, 2));
+    assert_eq!(world.run(0, all(&["2"], 1)), Ok(Vec::new()), "an administrator made more than the limit");
+    assert_eq!(world.run(0, all(&["2", "3"], 3)).unwrap().len(), 1);
+    let both = vec![policy("c", "a", "1"), policy("a", "c", "1")];
+    let both = Command::AllowAll { policies: both, per_source: Some(3) };
+    assert_eq!(world.run(0, both), exceeded(4, 3), "every source of a request is asked");
+    world.allow(0, &policy("a", "c", "1"));
+}
+
+#[test]
+fn groups_are_replaced_by_the_fewest_changes() {
+    let mut world = World::default();
+    world.run(0, set("old", &["80"])).unwrap();
+    world.run(0, Command::Bind(binding("old", "running", "s"))).unwrap();
+    let web = whole("web", &["80"], &[("running", "s"), ("staging", "")]);
+    let dns = whole("dns", &["53"], &[]);
+    let groups = Command::ReplaceGroups(vec![web.clone(), dns.clone()]);
+    let set = |group: &SecurityGroup| Change::GroupSet {
+        name: group.name.clone(),
+        guid: group.guid.clone(),
+        rules: group.rules.clone(),
+    };
+    let changes = [
+        Change::GroupUnbound(binding("old", "running", "s")),
+        Change::GroupRemoved(group("old")),
+        set(&dns),
+        set(&web),
+        Change::GroupBound(binding("web", "running", "s")),
+        Change::GroupBound(binding("web", "staging", "")),
+    ];
+    assert_eq!(world.run(0, groups.clone()).unwrap(), changes);
+    assert_eq!(world.run(0, groups).unwrap(), [], "equal already");
+    let fewer = SecurityGroup { reaches: [Reach::parse("running", "t").unwrap()].into(), ..web.clone() };
+    let changes = [
+        Change::GroupBound(binding("web", "running", "t")),
+        Change::GroupUnbound(binding("web", "running", "s")),
+        Change::GroupUnbound(binding("web", "staging", "")),
+    ];
+    assert_eq!(world.run(0, Command::ReplaceGroups(vec![dns.clone(), fewer.clone()])).unwrap(), changes);
+    let other_guid = SecurityGroup { guid: None, ..fewer };
+    assert_eq!(
+        world.run(0, Command::ReplaceGroups(vec![other_guid.clone(), dns])).unwrap(),
+        [set(&other_guid)]
+    );
+    assert_eq!(world.run(0, Command::ReplaceGroups(Vec::new())).unwrap().len(), 3);
+    assert_eq!(world.state.groups().count(), 0);
+}
+
+#[test]
 fn many_policies_fit_or_none_of_them() {
     let mut world = World::default();
     let all = (1..=u16::MAX).map(|n| policy(&format!("app-{n}"), &format!("app-{n}"), "1"));
     let mut all: Vec<Policy> = all.collect();
     all.push(policy("one-more", "one-more", "1"));
-    assert_eq!(world.run(0, Command::AllowAll(all.clone())), Err(Refusal::TagsExhausted));
+    assert_eq!(world.run(0, allow_all(all.clone())), Err(Refusal::TagsExhausted));
     all.pop();
-    assert_eq!(world.run(0, Command::AllowAll(all)).unwrap().len(), usize::from(u16::MAX));
+    assert_eq!(world.run(0, allow_all(all)).unwrap().len(), usize::from(u16::MAX));
 }
 
 #[test]
@@ -345,13 +419,13 @@ fn a_stored_state_that_cannot_be_is_refused() {
     assert!(policies(&[tagged("a", "b", [1, 2]), tagged("a", "c", [3, 4])]));
     assert!(policies(&[tagged("a", "b", [1, 2]), tagged("c", "d", [3, 2])]));
     assert!(!policies(&[tagged("a", "b", [1, 2]), tagged("c", "b", [3, 2])]));
-    let bound = |groups: Vec<(GroupName, GroupRules)>| {
+    let bound = |groups: Vec<SecurityGroup>| {
         let parts = Parts { groups, bindings: vec![binding("web", "running", "s")], ..Parts::default() };
         State::restore(parts).map_err(|error| error.to_string())
     };
     let nothing = "security group web is bound to space s for running and does not exist";
     assert_eq!(bound(Vec::new()).unwrap_err(), nothing);
-    assert!(bound(vec![(group("web"), rules_of(&["80"]))]).is_ok());
+    assert!(bound(vec![whole("web", &["80"], &[])]).is_ok());
 }
 
 #[test]
@@ -461,7 +535,7 @@ fn steps() -> impl Strategy<Value = Vec<(u64, Command)>> {
         1 => (0..5_u8).prop_map(|n| Command::Evict { cell: cell(n).to_string() }),
         4 => policies.clone().prop_map(Command::Allow),
         4 => policies.clone().prop_map(Command::Remove),
-        2 => prop::collection::vec(policies.clone(), 0..4).prop_map(Command::AllowAll),
+        2 => prop::collection::vec(policies.clone(), 0..4).prop_map(allow_all),
         2 => prop::collection::vec(policies, 0..4).prop_map(Command::RemoveAll),
         6 => group_commands(),
     ];
@@ -474,15 +548,25 @@ fn group_commands() -> impl Strategy<Value = Command> {
     let ports = prop::sample::select(vec!["80", "443"]);
     let workload = prop::sample::select(vec!["running", "staging"]);
     let space = prop::sample::select(vec!["", "s", "t"]);
-    let bindings =
-        (name(), workload, space).prop_map(|(name, workload, space)| binding(name, workload, space));
+    let reach = (workload, space);
+    let bindings = (name(), reach.clone());
+    let bindings = bindings.prop_map(|(name, (workload, space))| binding(name, workload, space));
     prop_oneof![
-        2 => (name(), ports).prop_map(|(name, ports)| set(name, &[ports])),
+        2 => (name(), ports.clone()).prop_map(|(name, ports)| set(name, &[ports])),
         3 => bindings.clone().prop_map(Command::Bind),
         2 => bindings.prop_map(Command::Unbind),
         1 => name().prop_map(delete),
+        2 => prop::collection::btree_map(name(), (ports, prop::collection::vec(reach, 0..3)), 0..3).prop_map(replace),
     ]
 }
+
+/// These groups and no others, each with a rule for a port and bound to these.
+fn replace(groups: impl IntoIterator<Item = (&'static str, (&'static str, Reaches))>) -> Command {
+    let whole = |(name, (ports, reaches)): (&str, (&str, Reaches))| whole(name, &[ports], &reaches);
+    Command::ReplaceGroups(groups.into_iter().map(whole).collect())
+}
+
+type Reaches = Vec<(&'static str, &'static str)>;
 
 proptest! {
     #[test]
@@ -493,10 +577,14 @@ proptest! {
         for (pause, command) in steps {
             now += pause;
             let before = world.state.clone();
+            let replaced = if let Command::ReplaceGroups(groups) = &command { Some(groups.clone()) } else { None };
             let result = world.run(now, command);
             match &result {
                 Ok(changes) if !changes.is_empty() => prop_assert!(world.state.revision() > before.revision()),
                 Ok(_) | Err(_) => prop_assert_eq!(&world.state, &before),
+            }
+            if let Some(groups) = replaced {
+                prop_assert_eq!(world.state.groups().collect::<Vec<_>>(), groups);
             }
             check_leases(&world.state)?;
             check_tags(&world.state, &mut freed_at, now, &result.unwrap_or_default())?;
@@ -516,7 +604,7 @@ fn parts(state: &State) -> Parts {
         leases: state.leases().cloned().collect(),
         policies: state.policies().collect(),
         freed: state.freed_tags().cloned().collect(),
-        groups: state.groups().map(|group| (group.name, group.rules)).collect(),
+        groups: state.groups().map(|group| SecurityGroup { reaches: BTreeSet::new(), ..group }).collect(),
         bindings: state.groups().flat_map(bindings).collect(),
     }
 }

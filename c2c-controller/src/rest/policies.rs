@@ -42,7 +42,7 @@ pub(super) async fn create(
         done: "policies created",
         unread: "failed reading request body",
         failed: "database create failed",
-        command: Command::AllowAll,
+        command: |policies| Command::AllowAll { policies, per_source: None },
     };
     change.make(rest, caller, body).await
 }

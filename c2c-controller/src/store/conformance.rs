@@ -2,8 +2,8 @@
 
 use super::{LOG_LENGTH, Since, Store, StoreError};
 use crate::domain::{
-    Binding, CellName, Change, Commit, GroupName, GroupRules, Lease, Parts, Policy, Reach, Revision, State,
-    Tag, TagFreed, TaggedPolicy, Timestamp,
+    Binding, CellName, Change, Commit, GroupGuid, GroupName, GroupRules, Lease, Parts, Policy, Reach,
+    Revision, State, Tag, TagFreed, TaggedPolicy, Timestamp,
 };
 use c2c_proto::egress::SecurityRule;
 use std::net::Ipv4Addr;
@@ -50,7 +50,12 @@ pub(crate) fn policy(source: &str, destination: &str, tags: [u16; 2]) -> TaggedP
 pub(crate) fn group_set(name: &str, ports: &str) -> Change {
     let rule = SecurityRule { protocol: "tcp".into(), ports: ports.into(), ..SecurityRule::default() };
     let rules = GroupRules::parse("rules", vec![rule]).unwrap();
-    Change::GroupSet { name: GroupName::parse("name", name).unwrap(), rules }
+    Change::GroupSet { name: GroupName::parse("name", name).unwrap(), guid: None, rules }
+}
+
+fn with_guid(change: Change) -> Change {
+    let Change::GroupSet { name, rules, .. } = change else { panic!("{change:?}") };
+    Change::GroupSet { name, guid: Some(GroupGuid::parse("guid", "g-1").unwrap()), rules }
 }
 
 pub(crate) fn binding(name: &str, workload: &str, space: &str) -> Binding {
@@ -110,6 +115,8 @@ fn groups_are_kept_like_everything_else(store: &dyn Store) {
         vec![Change::GroupUnbound(of_space.clone()), Change::PolicyPut(policy("a", "b", [1, 2]))],
         vec![Change::GroupUnbound(of_all), Change::GroupRemoved(of_space.group)],
         vec![group_set("web", "443")],
+        // One of Cloud Controller's.
+        vec![with_guid(group_set("Büro / 1", "80")), Change::GroupBound(binding("Büro / 1", "running", "s"))],
         // Rules that are long, short, and one and the other at once; beside a name that begins alike.
         vec![group_set("web", &long), group_set("we", "80")],
         vec![group_set("web", "80")],

@@ -2,13 +2,14 @@
 //! written before stays readable.
 
 use crate::domain::{
-    AppId, Binding, CellName, Change, Commit, GroupName, GroupRules, Lease, Policy, Ports, Protocol, Reach,
-    Revision, SpaceId, Tag, TagFreed, TaggedPolicy, Timestamp, Workload,
+    AppId, Binding, CellName, Change, Commit, GroupGuid, GroupName, GroupRules, Lease, Policy, Ports,
+    Protocol, Reach, Revision, SecurityGroup, SpaceId, Tag, TagFreed, TaggedPolicy, Timestamp, Workload,
 };
 use c2c_proto::egress::SecurityRule;
 use ipnet::Ipv4Net;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
 const VERSION: u8 = 1;
@@ -46,7 +47,18 @@ pub(crate) struct FreedRecord {
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct GroupRecord {
     name: String,
+    /// Not in records of before there were any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    guid: Option<String>,
     rules: Vec<SecurityRule>,
+}
+
+impl GroupRecord {
+    /// All of a group but its bindings.
+    pub(super) fn new(name: &GroupName, guid: Option<&GroupGuid>, rules: &GroupRules) -> Self {
+        let guid = guid.map(|guid| guid.as_str().to_owned());
+        Self { name: name.as_str().to_owned(), guid, rules: rules.as_slice().to_vec() }
+    }
 }
 
 /// A security group's binding as it is stored.
@@ -165,18 +177,20 @@ impl TryFrom<FreedRecord> for TagFreed {
     }
 }
 
-impl From<(&GroupName, &GroupRules)> for GroupRecord {
-    fn from((name, rules): (&GroupName, &GroupRules)) -> Self {
-        Self { name: name.as_str().to_owned(), rules: rules.as_slice().to_vec() }
+impl From<&SecurityGroup> for GroupRecord {
+    fn from(SecurityGroup { name, guid, rules, .. }: &SecurityGroup) -> Self {
+        Self::new(name, guid.as_ref(), rules)
     }
 }
 
-impl TryFrom<GroupRecord> for (GroupName, GroupRules) {
+impl TryFrom<GroupRecord> for SecurityGroup {
     type Error = Illegal;
 
     fn try_from(record: GroupRecord) -> Result<Self, Illegal> {
         let name = GroupName::parse("name", &record.name).map_err(|_| Illegal)?;
-        Ok((name, GroupRules::parse("rules", record.rules).map_err(|_| Illegal)?))
+        let guid = record.guid.map(|guid| GroupGuid::parse("guid", &guid)).transpose();
+        let rules = GroupRules::parse("rules", record.rules).map_err(|_| Illegal)?;
+        Ok(Self { name, guid: guid.map_err(|_| Illegal)?, rules, reaches: BTreeSet::new() })
     }
 }
 
@@ -296,13 +310,17 @@ mod tests {
         let name = GroupName::parse("name", "web").unwrap();
         let binding =
             |workload, space| Binding { group: name.clone(), reach: Reach::parse(workload, space).unwrap() };
-        let bytes = encode(&GroupRecord::from((&name, &rules))).unwrap();
-        assert_eq!(
-            decode::<GroupRecord, (GroupName, GroupRules)>(&bytes),
-            Some((name.clone(), rules.clone()))
-        );
+        for guid in [None, Some(GroupGuid::parse("guid", "g-1").unwrap())] {
+            let bytes = encode(&GroupRecord::new(&name, guid.as_ref(), &rules)).unwrap();
+            let (name, rules, reaches) = (name.clone(), rules.clone(), BTreeSet::new());
+            let group = SecurityGroup { name, guid, rules, reaches };
+            assert_eq!(decode::<GroupRecord, SecurityGroup>(&bytes), Some(group));
+        }
+        let before = b"\x01{\"name\":\"web\",\"rules\":[]}";
+        let before = decode::<GroupRecord, SecurityGroup>(before).unwrap();
+        assert_eq!((before.name, before.guid), (name.clone(), None), "written by an earlier version");
         reads_back(vec![
-            Change::GroupSet { name: name.clone(), rules },
+            Change::GroupSet { name: name.clone(), guid: None, rules },
             Change::GroupBound(binding("running", "s")),
             Change::GroupUnbound(binding("staging", "")),
             Change::GroupRemoved(name.clone()),

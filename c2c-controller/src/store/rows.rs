@@ -25,8 +25,9 @@ pub(super) fn add(writes: &mut Writes, change: &Change) -> Result<(), serde_json
         Change::TagFreed(freed) => {
             (keys::freed_tag(freed.tag), Some(record::encode(&FreedRecord::from(freed))?))
         }
-        Change::GroupSet { name, rules } => {
-            (keys::rules(name, 0), Some(record::encode(&GroupRecord::from((name, rules)))?))
+        Change::GroupSet { name, guid, rules } => {
+            let record = GroupRecord::new(name, guid.as_ref(), rules);
+            (keys::rules(name, 0), Some(record::encode(&record)?))
         }
         Change::GroupRemoved(name) => (keys::rules(name, 0), None),
         Change::GroupRulesChanged(_) => return Ok(()),

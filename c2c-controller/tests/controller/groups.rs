@@ -180,7 +180,12 @@ fn bad_input_is_one_line_and_changes_nothing() {
             2,
             "file: cannot read \"/none/rules.json\": No such file or directory (os error 2)".into(),
         ),
-        ("set a/b /dev/null", 2, format!("name: \"a/b\" holds '/'; {name}")),
+        (
+            "set a\tb /dev/null",
+            2,
+            "name: \"a\\tb\" holds '\\t'; expected 1 to 255 bytes of letters, digits, blanks and ASCII's punctuation"
+                .into(),
+        ),
         ("bind web --default", 1, unknown.into()),
         ("unbind web --default", 1, unknown.into()),
         ("delete web", 1, unknown.into()),

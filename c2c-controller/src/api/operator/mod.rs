@@ -183,7 +183,9 @@ impl Operator for OperatorService {
 /// The only table of status codes for refused commands.
 fn status(error: &LedgerError) -> Status {
     match error {
-        LedgerError::Refused(Refusal::TagsExhausted) => Status::resource_exhausted(error.to_string()),
+        LedgerError::Refused(Refusal::TagsExhausted | Refusal::Quota { .. }) => {
+            Status::resource_exhausted(error.to_string())
+        }
         LedgerError::Refused(Refusal::UnknownCell(_) | Refusal::UnknownGroup(_)) => {
             Status::not_found(error.to_string())
         }

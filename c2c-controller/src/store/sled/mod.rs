@@ -11,7 +11,7 @@ use super::record::{self, BindingRecord, CommitRecord, FreedRecord, GroupRecord,
 use super::rows::Writes;
 use super::{LOG_LENGTH, Since, Store, StoreError, StoreId, keys, log_start, rows};
 use crate::domain::{
-    Binding, Change, Commit, GroupName, GroupRules, Lease, Parts, Revision, State, TagFreed, TaggedPolicy,
+    Binding, Change, Commit, GroupName, Lease, Parts, Revision, SecurityGroup, State, TagFreed, TaggedPolicy,
     Timestamp,
 };
 use ::sled::{Batch, Db, Tree};
@@ -130,9 +130,9 @@ impl SledStore {
 
     fn add_change(&self, writes: &mut Writes, change: &Change) -> Result<(), StoreError> {
         match change {
-            Change::GroupSet { name, rules } => {
+            Change::GroupSet { name, guid, rules } => {
                 self.remove_rules(writes, name)?;
-                let record = self.encode(&GroupRecord::from((name, rules)))?;
+                let record = self.encode(&GroupRecord::new(name, guid.as_ref(), rules))?;
                 let pieces = (0..).zip(record.chunks(PIECE_BYTES));
                 writes
                     .extend(pieces.map(|(number, piece)| (keys::rules(name, number), Some(piece.to_vec()))));
@@ -433,7 +433,7 @@ where
 }
 
 /// Puts the pieces together again.
-fn read_groups(db: &Tree, path: &Path) -> Result<Vec<(GroupName, GroupRules)>, StoreError> {
+fn read_groups(db: &Tree, path: &Path) -> Result<Vec<SecurityGroup>, StoreError> {
     let mut records: Vec<(Vec<u8>, Vec<u8>)> = Vec::new();
     for entry in db.scan_prefix(keys::GROUPS) {
         let (key, piece) = entry.map_err(|error| failed("read", path, error))?;
@@ -444,7 +444,7 @@ fn read_groups(db: &Tree, path: &Path) -> Result<Vec<(GroupName, GroupRules)>, S
         }
     }
     let read = records.iter().map(|(_, bytes)| {
-        let group = record::decode::<GroupRecord, (GroupName, GroupRules)>(bytes);
+        let group = record::decode::<GroupRecord, SecurityGroup>(bytes);
         group.ok_or_else(|| damaged(path, "a record cannot be read"))
     });
     read.collect()
