@@ -68,7 +68,8 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     ended
 }
 
-fn open_store(place: &StorePlace) -> Result<Box<dyn Store>, StoreError> {
+/// Opens the store that is there, or makes one.
+pub(crate) fn open_store(place: &StorePlace) -> Result<Box<dyn Store>, StoreError> {
     Ok(match place {
         StorePlace::Directory(path) => Box::new(SledStore::open(path)?),
         StorePlace::Postgres(url) => Box::new(PostgresStore::open(url)?),

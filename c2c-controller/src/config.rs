@@ -82,6 +82,32 @@ pub struct ServeArgs {
     pub log: Option<String>,
 }
 
+/// Where the store of a controller is that is not running.
+#[derive(Clone, Debug, Default, Args)]
+#[group(required = true, multiple = false)]
+pub struct StoreArgs {
+    /// The controller's configuration file, which says where its store is
+    #[arg(long, env = "C2C_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// The store's directory
+    #[arg(long, env = "C2C_DATA_DIR", value_name = "DIR")]
+    pub data_dir: Option<String>,
+    /// The store's database
+    #[arg(long, env = "C2C_POSTGRES", hide_env_values = true, value_name = "URL")]
+    pub postgres: Option<String>,
+}
+
+impl StoreArgs {
+    /// Finds it.
+    ///
+    /// # Errors
+    /// When the file cannot be read, or what is said cannot be a store.
+    pub fn load(&self) -> Result<StorePlace, ConfigError> {
+        let Self { config, data_dir, postgres } = self.clone();
+        store(&Layers::read(&ServeArgs { config, data_dir, postgres, ..ServeArgs::default() })?)
+    }
+}
+
 /// What `serve` runs with.
 #[derive(Clone, Debug)]
 pub struct Config {

@@ -1,13 +1,16 @@
-//! The command line: `serve`, what an operator asks of a running controller, and `pki`.
+//! The command line: `serve`, what an operator asks of a running controller, what is done to the store of a stopped one, and
+//! `pki`.
 //!
 //! Exit codes: 0 done, 1 refused, 2 the command line or a file that it names is wrong, 3 no controller could be reached.
 
 mod access;
+mod backup;
 mod client;
 mod groups;
 mod leases;
 mod output;
 mod pki;
+mod restore;
 
 use crate::config::{Config, ServeArgs};
 use clap::error::ErrorKind;
@@ -40,6 +43,7 @@ Examples:
   c2c-controller security-groups set web web.json
   c2c-controller security-groups bind web --default
   c2c-controller leases
+  c2c-controller backup net.backup
 
 Exit codes: 0 done, 1 refused, 2 wrong usage, 3 controller not reachable";
 
@@ -59,6 +63,10 @@ enum Command {
     Leases(leases::LeasesArgs),
     /// Take a cell's lease away, for a cell that is gone for good
     Evict(leases::EvictArgs),
+    /// Write everything that a running controller knows to a file
+    Backup(backup::BackupArgs),
+    /// Fill the store of a stopped controller with a backup
+    Restore(restore::RestoreArgs),
     /// Make a certificate authority and certificates, for those who have no other
     Pki(pki::PkiArgs),
 }
@@ -139,6 +147,8 @@ fn execute(command: Command) -> Result<(), Failure> {
         Command::SecurityGroups(args) => groups::run(&args),
         Command::Leases(args) => leases::list(&args),
         Command::Evict(args) => leases::evict(&args),
+        Command::Backup(args) => backup::run(&args),
+        Command::Restore(args) => restore::run(&args),
         Command::Pki(args) => pki::run(&args),
     }
 }

@@ -1,5 +1,6 @@
 //! How results and errors look: one sentence, a table, or JSON; errors are one line.
 
+use crate::backup::Counts;
 use comfy_table::{Table, presets};
 use serde::Serialize;
 use std::error::Error;
@@ -45,6 +46,23 @@ pub(super) fn table(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>
         column.set_padding((0, 2));
     }
     table.lines().map(|line| line.trim_end().to_owned()).collect::<Vec<_>>().join("\n")
+}
+
+/// What there is of each kind, as a table.
+pub(super) fn counts(counts: &Counts) -> String {
+    table(&["", "count"], rows(counts).map(|(kind, count)| vec![kind.to_owned(), count.to_string()]))
+}
+
+/// What there is of each kind, with people's words for it.
+pub(super) fn rows(counts: &Counts) -> [(&'static str, usize); 5] {
+    let Counts { leases, policies, freed_tags, security_groups, bindings } = *counts;
+    [
+        ("leases", leases),
+        ("policies", policies),
+        ("freed tags", freed_tags),
+        ("security groups", security_groups),
+        ("their bindings", bindings),
+    ]
 }
 
 /// A duration as people say it: the largest unit that has at least two of it, or seconds.

@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod agents;
+mod backup;
 #[path = "../../src/store/postgres/cluster.rs"]
 mod cluster;
 mod durability;

@@ -1,6 +1,7 @@
 //! What an operator may ask: access allowed, removed and listed, leases listed and evicted; and in `groups`, security
-//! groups.
+//! groups; in `backup`, everything at once.
 
+mod backup;
 mod groups;
 
 use super::{blocking, caller, convert, now};
@@ -177,6 +178,15 @@ impl Operator for OperatorService {
         request: Request<v1::ListSecurityGroupsRequest>,
     ) -> Result<Response<v1::ListSecurityGroupsReply>, Status> {
         self.list_groups(&request)
+    }
+
+    type BackupStream = backup::Chunks;
+
+    async fn backup(
+        &self,
+        request: Request<v1::BackupRequest>,
+    ) -> Result<Response<Self::BackupStream>, Status> {
+        self.back_up(&request)
     }
 }
 
