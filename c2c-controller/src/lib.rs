@@ -2,7 +2,7 @@
 //!
 //! `domain` decides, `store` keeps, `ledger` does both under one lock and tells `watch`, whose subscriptions `api` turns
 //! into messages; `rest` is Cloud Foundry's policy API, for those whose tokens `auth` verifies. `backup` is
-//! the state as a file. `assembly` puts them together
+//! the state as a file, `import` what the incumbents' databases hold. `assembly` puts them together
 //! for `serve`; `cli` is also the operator's client.
 
 pub mod api;
@@ -12,6 +12,7 @@ pub mod backup;
 pub mod cli;
 pub mod config;
 pub mod domain;
+pub mod import;
 pub mod ledger;
 pub mod pki;
 pub mod rest;

@@ -7,6 +7,7 @@ mod access;
 mod backup;
 mod client;
 mod groups;
+mod import;
 mod leases;
 mod output;
 mod pki;
@@ -67,6 +68,8 @@ enum Command {
     Backup(backup::BackupArgs),
     /// Fill the store of a stopped controller with a backup
     Restore(restore::RestoreArgs),
+    /// Fill an empty store with what silk-controller's and policy-server's databases hold
+    Import(import::ImportArgs),
     /// Make a certificate authority and certificates, for those who have no other
     Pki(pki::PkiArgs),
 }
@@ -149,6 +152,7 @@ fn execute(command: Command) -> Result<(), Failure> {
         Command::Evict(args) => leases::evict(&args),
         Command::Backup(args) => backup::run(&args),
         Command::Restore(args) => restore::run(&args),
+        Command::Import(args) => import::run(&args),
         Command::Pki(args) => pki::run(&args),
     }
 }

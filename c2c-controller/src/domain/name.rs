@@ -2,6 +2,7 @@
 
 use super::Invalid;
 use std::fmt;
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 /// Cloud Foundry's GUIDs have 36 characters; longer names leave room for those who use others.
@@ -81,6 +82,14 @@ name!(
     "1 to 255 characters of A-Z a-z 0-9 _ . - /"
 );
 
+impl CellName {
+    /// A cell that runs Silk, which has no names for cells.
+    #[must_use]
+    pub fn of_silk(underlay: Ipv4Addr) -> Self {
+        Self(format!("silk/{underlay}").into())
+    }
+}
+
 /// What identifiers are made of.
 fn plain(c: char) -> bool {
     c.is_ascii_alphanumeric() || "_.-".contains(c)
@@ -114,6 +123,8 @@ mod tests {
             assert_eq!(AppId::parse("source app", name).unwrap().as_str(), name);
         }
         assert_eq!(CellName::parse("cell", "diego-cell/0").unwrap().as_str(), "diego-cell/0");
+        let silk = CellName::of_silk(Ipv4Addr::new(192, 0, 2, 11));
+        assert_eq!(CellName::parse("cell", silk.as_str()).unwrap(), silk);
         for name in ["public_networks", "Büro (alt) / 東京 #2", "a\"b"] {
             assert_eq!(GroupName::parse("name", name).unwrap().as_str(), name);
         }

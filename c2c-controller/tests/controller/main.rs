@@ -8,6 +8,7 @@ mod cluster;
 mod durability;
 mod groups;
 mod harness;
+mod import;
 mod operators;
 mod postgres;
 mod tls;

@@ -43,7 +43,7 @@ impl FromStr for PostgresUrl {
 }
 
 impl PostgresUrl {
-    pub(super) fn config(&self) -> &Config {
+    pub(crate) fn config(&self) -> &Config {
         &self.config
     }
 }
