@@ -6,7 +6,7 @@
 use crate::addr::Addr;
 
 /// Version of everything in this file and of the meaning of its values. Pinned maps live in a directory of this name.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// `CONFIG`: array of one [`Config`]. All zero until the agent has a lease; the programs then treat nothing as ours.
 pub const CONFIG: &str = "CONFIG";

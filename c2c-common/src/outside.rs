@@ -26,7 +26,9 @@ pub struct Translation {
     /// Its port, network order.
     pub port: u16,
     /// Zero.
-    pub pad: [u8; 6],
+    pub pad: u16,
+    /// Index of the host's end of the container's veth pair. It tells the container from one that had its address before.
+    pub ifindex: u32,
 }
 
 /// What a packet shows of itself.
@@ -38,6 +40,8 @@ pub struct Seen {
     pub tcp_flags: u8,
     /// Whether the packet comes from the flow key's first end.
     pub from_first: bool,
+    /// Index of the host's end of the veth pair of the container that sends the packet or shall get it.
+    pub ifindex: u32,
     /// The kernel's coarse monotonic clock.
     pub now_ns: u64,
 }
@@ -74,7 +78,7 @@ impl Translation {
             state: state as u8,
             flags: flags | opener,
         };
-        Self { flow, set, addr: end.addr, port: end.port, pad: [0; 6] }
+        Self { flow, set, addr: end.addr, port: end.port, pad: 0, ifindex: seen.ifindex }
     }
 
     /// The same flow under a key of which the opener is the first end, or is not.
@@ -93,15 +97,22 @@ impl Translation {
         End { addr: self.addr, port: self.port }
     }
 
-    /// Whether the entry speaks for this packet. Not when it has timed out, when the end that was reached opens a
-    /// connection of its own, or when the ports are used again after a close.
+    /// Whether the flow is of the container behind this device, and not of one that had its address before.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_of(&self, ifindex: u32) -> bool {
+        self.ifindex == ifindex
+    }
+
+    /// Whether the entry speaks for this packet. Not when it is of another container, when it has timed out, when the end
+    /// that was reached opens a connection of its own, or when the ports are used again after a close.
     #[inline(always)]
     #[must_use]
     pub const fn speaks_for(&self, seen: &Seen) -> bool {
         let flow = &self.flow;
         let reopened =
             seen.is_opening() && (!flow.is_forward(seen.from_first) || flow.state >= State::Closing as u8);
-        !reopened && !flow.expired(seen.protocol, seen.now_ns)
+        self.is_of(seen.ifindex) && !reopened && !flow.expired(seen.protocol, seen.now_ns)
     }
 
     /// Whether the flow goes on, so that an error about one of its packets means something.
@@ -218,7 +229,7 @@ mod tests {
     const END: End = End { addr: 7, port: 9 };
 
     const fn seen(tcp_flags: u8, from_first: bool) -> Seen {
-        Seen { protocol: TCP, tcp_flags, from_first, now_ns: 100 * S }
+        Seen { protocol: TCP, tcp_flags, from_first, ifindex: 3, now_ns: 100 * S }
     }
 
     fn established() -> Translation {
@@ -244,6 +255,14 @@ mod tests {
         assert!(open.speaks_for(&seen(tcp::ACK, false)));
         assert!(!open.speaks_for(&seen(tcp::SYN, false)));
         assert!(open.speaks_for(&seen(tcp::SYN, true)), "a SYN that is sent again");
+    }
+
+    #[test]
+    fn a_container_has_no_part_in_the_flows_of_one_before_it() {
+        let (open, next) = (established(), Seen { ifindex: 4, ..seen(tcp::ACK, true) });
+        assert!(open.speaks_for(&seen(tcp::ACK, true)) && !open.speaks_for(&next));
+        assert!(!open.speaks_for(&Seen { from_first: false, ..next }), "nor does the outside speak to it");
+        assert!(Translation::opened(&next, 5, END, 0).speaks_for(&next));
     }
 
     #[test]

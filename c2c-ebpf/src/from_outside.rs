@@ -6,7 +6,7 @@ use c2c_common::counter::{Hook, Outcome};
 use c2c_common::egress::{Answer, icmp_port};
 use c2c_common::flow::{End, FlowKey, flag};
 use c2c_common::layout::{Config, Endpoint, Mapping};
-use c2c_common::outside::{Seen, Translation};
+use c2c_common::outside::Translation;
 use c2c_common::wire::{ETH_LEN, ETHERTYPE_IPV4, ICMP, has_header_once, icmp};
 
 use crate::Verdict;
@@ -15,9 +15,12 @@ use crate::headers::Headers;
 use crate::kernel::packet::Frame;
 use crate::kernel::{maps, skb};
 use crate::masquerade;
+use crate::outside::{keep, seen};
 use crate::refuse;
 use crate::to_outside::judge;
 use crate::translate::{self, Side};
+
+const HOOK: Hook = Hook::FromUnderlay;
 
 /// The packet's way in. `Deliver`, `Drop` or `NotOurs`.
 #[inline(always)]
@@ -54,34 +57,21 @@ fn is_for_cell(ctx: &TcContext, config: &Config) -> Option<bool> {
     Some(destination == config.underlay_addr || to_container)
 }
 
-#[inline(always)]
-fn seen(h: &Headers, from_first: bool) -> Seen {
-    Seen { protocol: h.protocol, tcp_flags: h.tcp_flags, from_first, now_ns: skb::now_ns() }
-}
-
 /// To a mapped port: nobody is asked, the mapping is the permission.
 #[inline(never)]
 fn mapped(ctx: &TcContext, h: &Headers, mapping: &Mapping) -> Verdict {
     let Some(endpoint) = maps::endpoint(mapping.addr) else { return Verdict::NotOurs };
     let (called, container) = (h.destination(), End { addr: mapping.addr, port: mapping.port });
     let (key, from_first) = FlowKey::new(h.source(), container, h.protocol);
-    let seen = seen(h, from_first);
-    let stored = match maps::translation(&key) {
+    let seen = seen(h, from_first, endpoint.ifindex);
+    match maps::translation(&key) {
         Some((slot, flow)) if flow.is_mapped() && flow.end() == called && flow.speaks_for(&seen) => {
             let (next, _) = flow.after(&seen);
             if next != flow {
                 slot.write(&next);
             }
-            true
         }
-        Some((slot, _)) => {
-            slot.write(&Translation::opened(&seen, 0, called, flag::MAPPED));
-            true
-        }
-        None => maps::add_translation(&key, &Translation::opened(&seen, 0, called, flag::MAPPED)),
-    };
-    if !stored {
-        maps::count(Hook::FromUnderlay, Outcome::FlowNotStored, 1, 0);
+        over => keep(HOOK, &key, over, &Translation::opened(&seen, 0, called, flag::MAPPED)),
     }
     into_container(ctx, h, endpoint, container)
 }
@@ -90,12 +80,15 @@ fn mapped(ctx: &TcContext, h: &Headers, mapping: &Mapping) -> Verdict {
 #[inline(never)]
 fn reply(ctx: &TcContext, h: &Headers) -> Verdict {
     let (key, from_first) = h.flow_key();
-    let seen = seen(h, from_first);
     let Some((slot, flow)) = maps::translation(&key) else { return Verdict::NotOurs };
-    if flow.is_mapped() || !flow.speaks_for(&seen) {
+    if flow.is_mapped() {
         return Verdict::NotOurs;
     }
     let Some(endpoint) = maps::endpoint(flow.addr) else { return Verdict::Drop(Outcome::UnknownDestination) };
+    let seen = seen(h, from_first, endpoint.ifindex);
+    if !flow.speaks_for(&seen) {
+        return Verdict::NotOurs;
+    }
     let mut next = flow;
     if !flow.is_allowed_by(endpoint.egress) {
         let allowed = judge(endpoint.egress, h.source, h.protocol, asked_port(h)) != Answer::Denied;
@@ -160,7 +153,9 @@ fn error(ctx: &TcContext, h: &Headers, config: &Config) -> Verdict {
         return Verdict::NotOurs;
     }
     let container = if flow.is_mapped() { container } else { flow.end() };
-    let Some(endpoint) = maps::endpoint(container.addr) else { return Verdict::NotOurs };
+    let Some(endpoint) = maps::endpoint(container.addr).filter(|e| flow.is_of(e.ifindex)) else {
+        return Verdict::NotOurs;
+    };
     if translate::error(ctx, h, &quote, Side::Destination, quote.source, container).is_err() {
         return Verdict::Drop(Outcome::Failed);
     }

@@ -18,6 +18,7 @@ mod headers;
 #[expect(unsafe_code, reason = "the one door to packet memory, maps and helpers")]
 mod kernel;
 mod masquerade;
+mod outside;
 mod refuse;
 mod to_container;
 mod to_outside;

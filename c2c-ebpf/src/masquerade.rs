@@ -3,11 +3,12 @@
 
 use c2c_common::flow::{End, FlowKey};
 use c2c_common::layout::Config;
-use c2c_common::outside::{self, Pool, TRIES, Translation};
+use c2c_common::outside::{Pool, TRIES, Translation, hash};
 use c2c_common::wire;
 
 use crate::kernel::maps::{self, TranslationSlot};
 use crate::kernel::skb::unknown;
+use crate::outside;
 
 /// A masqueraded flow that is in the table.
 pub struct Found {
@@ -26,6 +27,8 @@ pub struct Found {
 pub struct Ends {
     /// The container.
     pub container: End,
+    /// Index of its host device.
+    pub ifindex: u32,
     /// The address outside.
     pub outside: End,
     /// IP protocol number.
@@ -50,7 +53,7 @@ pub enum Missed {
 /// first free place: were it behind, the connection that it repeats would merely get another port before it has begun.
 #[inline(always)]
 pub fn find(config: &Config, ends: Ends, opening: bool, now_ns: u64) -> Result<Found, Missed> {
-    let hash = outside::hash(ends.container, ends.outside);
+    let hash = hash(ends.container, ends.outside);
     let first = end(config, ends.protocol, hash, 0).ok_or(Missed::All)?;
     match at(first, ends, now_ns) {
         Some(Ok(found)) => Ok(found),
@@ -63,13 +66,13 @@ pub fn find(config: &Config, ends: Ends, opening: bool, now_ns: u64) -> Result<F
 /// follow what comes after it once for each attempt.
 #[inline(always)]
 pub fn find_further(config: &Config, ends: Ends, opening: bool, now_ns: u64) -> Option<Found> {
-    let hash = outside::hash(ends.container, ends.outside);
+    let hash = hash(ends.container, ends.outside);
     let (mut port, mut attempt) = (0, 1);
     while port == 0 && attempt < TRIES {
         let end = end(config, ends.protocol, hash, attempt)?;
         let (key, _) = FlowKey::new(end, ends.outside, ends.protocol);
         match maps::translation(&key) {
-            Some((_, flow)) if flow.end() == ends.container => port = end.port,
+            Some((_, flow)) if is_own(&flow, ends) => port = end.port,
             None if opening => return None,
             _ => {}
         }
@@ -86,15 +89,21 @@ struct Others;
 fn at(end: End, ends: Ends, now_ns: u64) -> Option<Result<Found, Others>> {
     let (key, from_first) = FlowKey::new(end, ends.outside, ends.protocol);
     let (slot, flow) = maps::translation(&key)?;
-    let own = flow.end() == ends.container && !flow.flow.expired(ends.protocol, now_ns);
+    let own = is_own(&flow, ends) && !flow.flow.expired(ends.protocol, now_ns);
     Some(if own { Ok(Found { slot, flow, from_first, end }) } else { Err(Others) })
 }
 
-/// Takes the first place that is free, timed out, or the container's own already, for the flow `opened`, and answers
-/// what the outside sees.
+/// Whether the container itself has a place, and not one that had its address before.
+#[inline(always)]
+fn is_own(flow: &Translation, ends: Ends) -> bool {
+    flow.end() == ends.container && flow.is_of(ends.ifindex)
+}
+
+/// Takes the first place that is free, timed out, or the container's own already (or was that of one before it at its
+/// address), for the flow `opened`, and answers what the outside sees.
 #[inline(always)]
 pub fn claim(config: &Config, ends: Ends, opened: &Translation) -> Option<End> {
-    let hash = outside::hash(ends.container, ends.outside);
+    let hash = hash(ends.container, ends.outside);
     let (mut taken, mut attempt) = (None, 0);
     while taken.is_none() && attempt < TRIES {
         let end = end(config, ends.protocol, hash, attempt)?;
@@ -113,10 +122,7 @@ fn take(key: &FlowKey, opened: &Translation, protocol: u8) -> bool {
     if old.end() != opened.end() && !old.flow.expired(protocol, opened.flow.seen_ns) {
         return false;
     }
-    slot.write(opened);
-    if old.is_counted() {
-        maps::close_connection(old.addr);
-    }
+    outside::replace(&slot, &old, opened);
     true
 }
 

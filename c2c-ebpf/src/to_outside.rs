@@ -14,6 +14,7 @@ use crate::Verdict;
 use crate::headers::Headers;
 use crate::kernel::{maps, skb};
 use crate::masquerade::{self, Ends, Found, Missed};
+use crate::outside::{keep, seen};
 use crate::translate::{self, Side};
 
 const HOOK: Hook = Hook::FromContainer;
@@ -22,14 +23,14 @@ const HOOK: Hook = Hook::FromContainer;
 #[inline(never)]
 pub fn known(ctx: &TcContext, h: &Headers, config: &Config, sender: &Endpoint) -> Result<Verdict, Missed> {
     let (key, from_first) = h.flow_key();
-    let mut seen = seen(h, from_first);
+    let mut seen = seen(h, from_first, sender.ifindex);
     if let Some((slot, flow)) = maps::translation(&key)
         && flow.speaks_for(&seen)
     {
         let found = Found { slot, flow, from_first, end: flow.end() };
         return Ok(follow(ctx, h, config, sender, (&seen, &found)));
     }
-    let found = masquerade::find(config, ends(h), seen.is_opening(), seen.now_ns)?;
+    let found = masquerade::find(config, ends(h, sender), seen.is_opening(), seen.now_ns)?;
     seen.from_first = found.from_first;
     if !found.flow.speaks_for(&seen) {
         return Err(Missed::All);
@@ -40,8 +41,8 @@ pub fn known(ctx: &TcContext, h: &Headers, config: &Config, sender: &Endpoint) -
 /// The same in a further place.
 #[inline(never)]
 pub fn known_further(ctx: &TcContext, h: &Headers, config: &Config, sender: &Endpoint) -> Option<Verdict> {
-    let mut seen = seen(h, false);
-    let found = masquerade::find_further(config, ends(h), seen.is_opening(), seen.now_ns)?;
+    let mut seen = seen(h, false, sender.ifindex);
+    let found = masquerade::find_further(config, ends(h, sender), seen.is_opening(), seen.now_ns)?;
     seen.from_first = found.from_first;
     if !found.flow.speaks_for(&seen) {
         return None;
@@ -50,13 +51,8 @@ pub fn known_further(ctx: &TcContext, h: &Headers, config: &Config, sender: &End
 }
 
 #[inline(always)]
-fn seen(h: &Headers, from_first: bool) -> Seen {
-    Seen { protocol: h.protocol, tcp_flags: h.tcp_flags, from_first, now_ns: skb::now_ns() }
-}
-
-#[inline(always)]
-fn ends(h: &Headers) -> Ends {
-    Ends { container: h.source(), outside: h.destination(), protocol: h.protocol }
+fn ends(h: &Headers, sender: &Endpoint) -> Ends {
+    Ends { container: h.source(), ifindex: sender.ifindex, outside: h.destination(), protocol: h.protocol }
 }
 
 /// The verdict of the rules holds as long as the container has the same; else they are asked again.
@@ -115,7 +111,7 @@ pub enum Admission {
 /// Asks the rules and the limits.
 #[inline(never)]
 pub fn admit(h: &Headers, config: &Config, sender: &Endpoint) -> Admission {
-    let seen = seen(h, true);
+    let seen = seen(h, true, sender.ifindex);
     if lost_mapping(h, config, &seen).is_some() {
         return Admission::Admitted;
     }
@@ -184,20 +180,21 @@ fn within_rate(h: &Headers, config: &Config, now_ns: u64) -> bool {
 /// Opens the flow of a packet that was admitted.
 #[inline(never)]
 pub fn open(ctx: &TcContext, h: &Headers, config: &Config, sender: &Endpoint) -> Verdict {
-    let (_, from_first) = h.flow_key();
-    let seen = seen(h, from_first);
+    let (key, from_first) = h.flow_key();
+    let seen = seen(h, from_first, sender.ifindex);
     if let Some(end) = lost_mapping(h, config, &seen) {
         let by_outside = Seen { from_first: !from_first, ..seen };
-        store(h, &Translation::opened(&by_outside, 0, end, flag::MAPPED));
+        let opened = Translation::opened(&by_outside, 0, end, flag::MAPPED);
+        keep(HOOK, &key, maps::translation(&key), &opened);
         return send(ctx, h, config, end);
     }
     let flags = if h.protocol == TCP { flag::COUNTED } else { 0 };
     let opened = Translation::opened(&seen, sender.egress, h.source(), flags);
     if maps::is_not_masqueraded(h.destination) {
-        store(h, &opened);
+        keep(HOOK, &key, maps::translation(&key), &opened);
         return send(ctx, h, config, h.source());
     }
-    match masquerade::claim(config, ends(h), &opened) {
+    match masquerade::claim(config, ends(h, sender), &opened) {
         Some(end) => send(ctx, h, config, end),
         None => {
             if opened.is_counted() {
@@ -205,25 +202,6 @@ pub fn open(ctx: &TcContext, h: &Headers, config: &Config, sender: &Endpoint) ->
             }
             Verdict::Refuse(Outcome::NatExhausted)
         }
-    }
-}
-
-/// Stores a flow under the container's own tuple, in place of one that is over.
-#[inline(always)]
-fn store(h: &Headers, flow: &Translation) {
-    let (key, _) = h.flow_key();
-    let stored = match maps::translation(&key) {
-        None => maps::add_translation(&key, flow),
-        Some((slot, old)) => {
-            slot.write(flow);
-            if old.is_counted() {
-                maps::close_connection(old.addr);
-            }
-            true
-        }
-    };
-    if !stored {
-        maps::count(HOOK, Outcome::FlowNotStored, 1, 0);
     }
 }
 
@@ -259,7 +237,8 @@ pub fn error(ctx: &TcContext, h: &Headers, config: &Config) -> Verdict {
     }
     let now_ns = skb::now_ns();
     let (key, _) = FlowKey::new(quote.source, quote.destination, quote.protocol);
-    let ends = Ends { container: quote.destination, outside: quote.source, protocol: quote.protocol };
+    let (container, ifindex) = (quote.destination, skb::ifindex(ctx));
+    let ends = Ends { container, ifindex, outside: quote.source, protocol: quote.protocol };
     let found = match maps::translation(&key) {
         Some((_, flow)) => Some((flow, flow.end())),
         None => match masquerade::find(config, ends, false, now_ns) {
@@ -269,10 +248,11 @@ pub fn error(ctx: &TcContext, h: &Headers, config: &Config) -> Verdict {
             }
         },
     };
-    let Some((_, end)) = found.filter(|(flow, _)| flow.is_alive(quote.protocol, now_ns)) else {
+    let alive = |flow: &Translation| flow.is_of(ifindex) && flow.is_alive(quote.protocol, now_ns);
+    let Some((_, end)) = found.filter(|(flow, _)| alive(flow)) else {
         return unrelated;
     };
-    if translate::error(ctx, h, &quote, Side::Source, quote.destination, end).is_err() {
+    if translate::error(ctx, h, &quote, Side::Source, container, end).is_err() {
         return Verdict::Drop(Outcome::Failed);
     }
     Verdict::Deliver(Outcome::ToOutside, skb::redirect_neigh(config.underlay_ifindex))

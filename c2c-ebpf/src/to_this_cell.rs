@@ -5,7 +5,7 @@ use aya_ebpf::programs::TcContext;
 use c2c_common::counter::{Hook, Outcome};
 use c2c_common::flow::{End, flag};
 use c2c_common::layout::{Config, Endpoint, Mapping, ServiceKey};
-use c2c_common::outside::{Seen, Translation};
+use c2c_common::outside::Translation;
 
 use crate::Verdict;
 use crate::deliver;
@@ -13,6 +13,7 @@ use crate::flows::{self, Passed};
 use crate::from_container::ends;
 use crate::headers::Headers;
 use crate::kernel::{action::NEXT, maps, skb};
+use crate::outside::{keep, seen};
 use crate::translate::{self, Side};
 
 const HOOK: Hook = Hook::FromContainer;
@@ -48,7 +49,7 @@ fn hairpin(ctx: &TcContext, h: &mut Headers, sender: &Endpoint, mapping: Mapping
     (h.destination, h.destination_port) = (container.addr, container.port);
     let tracked = flows::track(HOOK, h, ends(sender, receiver.tag, true));
     if tracked.is_ok() {
-        remember(h, called);
+        remember(h, called, receiver);
     }
     (h.destination, h.destination_port) = (called.addr, called.port);
     match tracked {
@@ -61,23 +62,15 @@ fn hairpin(ctx: &TcContext, h: &mut Headers, sender: &Endpoint, mapping: Mapping
     }
 }
 
-/// Remembers which port was called, so that the answers come from it.
+/// Remembers which port of the receiver was called, so that the answers come from it.
 #[inline(always)]
-fn remember(h: &Headers, called: End) {
+fn remember(h: &Headers, called: End, receiver: &Endpoint) {
     let (key, from_first) = h.flow_key();
     flows::mark_mapped(&key);
-    let seen = Seen { protocol: h.protocol, tcp_flags: h.tcp_flags, from_first, now_ns: skb::now_ns() };
-    let opened = Translation::opened(&seen, 0, called, flag::MAPPED);
-    let stored = match maps::translation(&key) {
-        Some((_, old)) if old.end() == called => true,
-        Some((slot, _)) => {
-            slot.write(&opened);
-            true
-        }
-        None => maps::add_translation(&key, &opened),
-    };
-    if !stored {
-        maps::count(HOOK, Outcome::FlowNotStored, 1, 0);
+    let opened = Translation::opened(&seen(h, from_first, receiver.ifindex), 0, called, flag::MAPPED);
+    match maps::translation(&key) {
+        Some((_, old)) if old.end() == called && old.is_of(receiver.ifindex) => {}
+        over => keep(HOOK, &key, over, &opened),
     }
 }
 
@@ -86,8 +79,10 @@ fn remember(h: &Headers, called: End) {
 pub fn hairpin_answer(ctx: &TcContext, h: &Headers, receiver: &Endpoint) -> Verdict {
     let (key, _) = h.flow_key();
     let translated = match maps::translation(&key) {
-        Some((_, flow)) => translate::end(ctx, h, Side::Source, h.source(), flow.end()),
-        None => Ok(()),
+        Some((_, flow)) if flow.is_of(skb::ifindex(ctx)) => {
+            translate::end(ctx, h, Side::Source, h.source(), flow.end())
+        }
+        _ => Ok(()),
     };
     match translated {
         Ok(()) => deliver::to_endpoint(ctx, receiver),

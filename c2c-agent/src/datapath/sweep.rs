@@ -1,10 +1,12 @@
-//! What no packet does for flows with the outside: those that timed out are removed, and the connections that ended
-//! without a packet to tell are given back to their container's ceiling.
+//! What no packet does for flows with the outside: those that timed out or whose container is gone are removed, and the
+//! connections that ended without a packet to tell are given back to their container's ceiling.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use c2c_common::addr::Addr;
+use c2c_common::flow::FlowKey;
 use c2c_common::layout::{CONNECTIONS, ENDED_UNSEEN, TRANSLATIONS};
+use c2c_common::outside::Translation;
 
 use super::people::monotonic_ns;
 use super::pod::Raw;
@@ -13,7 +15,7 @@ use super::{Datapath, Error};
 /// What a sweep found and did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Swept {
-    /// Flows that had timed out and are removed.
+    /// Flows that had timed out, or whose container is gone, and are removed.
     pub removed: usize,
     /// Flows that live.
     pub live: usize,
@@ -24,8 +26,8 @@ pub struct Swept {
 }
 
 impl Datapath {
-    /// Removes the flows with the outside that timed out, and counts each container's connections anew. To be called
-    /// every few seconds; without it nothing is forwarded wrongly, but a container at its ceiling may stay there.
+    /// Removes the flows with the outside that are over, and counts each container's connections anew. To be called every
+    /// few seconds; without it nothing is forwarded wrongly, but a container at its ceiling may stay there.
     ///
     /// # Errors
     /// When a map cannot be read or written.
@@ -33,8 +35,13 @@ impl Datapath {
         // Read before the flows are: a connection that opens meanwhile is then counted among the living only, which
         // errs on the side of the ceiling until the next sweep.
         let counts: HashMap<Addr, u64> = self.open_connections()?;
-        let (mut swept, living) = self.sweep_flows()?;
-        swept.fullest = living.values().copied().max().unwrap_or(0);
+        let (flows, capacity) = &self.translations;
+        let flows = flows.iter().take(*capacity as usize).filter_map(Result::ok);
+        let devices = self.endpoints.rows().map(|(_, Raw(endpoint))| endpoint.ifindex).collect();
+        let Sorted { over, live, open: living } =
+            sort(flows.map(|(Raw(key), Raw(flow))| (key, flow)), &devices, monotonic_ns());
+        let fullest = living.values().copied().max().unwrap_or(0);
+        let mut swept = Swept { removed: self.remove_flows(&over)?, live, ended_unseen: 0, fullest };
         for (addr, open) in counts {
             let unseen = open.saturating_sub(living.get(&addr).copied().unwrap_or(0));
             swept.ended_unseen += self.give_back(addr, unseen)?;
@@ -49,27 +56,17 @@ impl Datapath {
         open.collect::<Result<_, _>>().map_err(|source| Error::map(CONNECTIONS, source))
     }
 
-    fn sweep_flows(&mut self) -> Result<(Swept, HashMap<Addr, u64>), Error> {
-        let now_ns = monotonic_ns();
-        let (mut swept, mut living) = (Swept::default(), HashMap::new());
-        let mut old = Vec::new();
-        let (flows, capacity) = &mut self.translations;
-        for (key, Raw(translation)) in flows.iter().take(*capacity as usize).filter_map(Result::ok) {
-            if translation.flow.expired(u8::try_from(key.0.protocol).unwrap_or(0), now_ns) {
-                old.push(key);
-            } else {
-                swept.live += 1;
-                *living.entry(translation.addr).or_default() += u64::from(translation.is_counted());
-            }
-        }
-        for key in &old {
-            match flows.remove(key) {
-                Ok(()) => swept.removed += 1,
+    /// Removes flows; answers how many of them were still there.
+    fn remove_flows(&mut self, keys: &[FlowKey]) -> Result<usize, Error> {
+        let mut removed = 0;
+        for key in keys {
+            match self.translations.0.remove(&Raw(*key)) {
+                Ok(()) => removed += 1,
                 Err(error) if super::table::is_absent(&error) => {}
                 Err(source) => return Err(Error::map(TRANSLATIONS, source)),
             }
         }
-        Ok((swept, living))
+        Ok(removed)
     }
 
     /// Makes the number of connections that ended unseen this; answers by how many it grew.
@@ -93,5 +90,60 @@ impl Datapath {
             Err(error) if !absent(&error) => Err(Error::map(ENDED_UNSEEN, error)),
             _ => Ok(()),
         }
+    }
+}
+
+/// The flows with the outside, as a sweep finds them.
+#[derive(Debug, Default)]
+struct Sorted {
+    /// Timed out, or of a container that is gone.
+    over: Vec<FlowKey>,
+    /// How many are neither.
+    live: usize,
+    /// Of these the connections that a ceiling counts, by container.
+    open: HashMap<Addr, u64>,
+}
+
+/// Sorts them, given the devices of the containers that there are. A container's address may be another's already; its
+/// device is its own.
+fn sort(flows: impl Iterator<Item = (FlowKey, Translation)>, devices: &HashSet<u32>, now_ns: u64) -> Sorted {
+    let mut sorted = Sorted::default();
+    for (key, translation) in flows {
+        let expired = translation.flow.expired(u8::try_from(key.protocol).unwrap_or(0), now_ns);
+        if expired || !devices.contains(&translation.ifindex) {
+            sorted.over.push(key);
+        } else {
+            sorted.live += 1;
+            *sorted.open.entry(translation.addr).or_default() += u64::from(translation.is_counted());
+        }
+    }
+    sorted
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use c2c_common::flow::{End, flag};
+    use c2c_common::outside::Seen;
+    use c2c_common::wire::{TCP, tcp};
+
+    const S: u64 = 1_000_000_000;
+    const CONTAINER: End = End { addr: 1, port: 1 };
+
+    /// A connection that a container behind this device opened at this second, from this port of the cell.
+    fn connection(port: u16, ifindex: u32, second: u64) -> (FlowKey, Translation) {
+        let (server, cell) = (End { addr: 9, port: 443 }, End { addr: 2, port });
+        let (key, from_first) = FlowKey::new(cell, server, TCP);
+        let seen = Seen { protocol: TCP, tcp_flags: tcp::SYN, from_first, ifindex, now_ns: second * S };
+        (key, Translation::opened(&seen, 0, CONTAINER, flag::COUNTED))
+    }
+
+    #[test]
+    fn what_timed_out_or_lost_its_container_is_over() {
+        let (live, idle, orphan) = (connection(1, 7, 990), connection(2, 7, 10), connection(3, 6, 990));
+        let sorted = sort([live, idle, orphan].into_iter(), &[7, 8].into(), 1_000 * S);
+        assert_eq!(sorted.over, [idle.0, orphan.0]);
+        // The orphan's container had the same address; its connection is not its successor's.
+        assert_eq!((sorted.live, &sorted.open), (1, &[(CONTAINER.addr, 1)].into()));
     }
 }

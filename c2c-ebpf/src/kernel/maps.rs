@@ -255,10 +255,10 @@ pub fn open_connection(container: Addr, ceiling: u32) -> bool {
     false
 }
 
-/// Counts the end of a container's connection.
+/// Counts the end of a container's connection. One that was never counted has no counters, and gets none.
 #[inline(always)]
 pub fn close_connection(container: Addr) {
-    if let Some(counters) = connections(container) {
+    if let Some(counters) = counters(container) {
         counters.closed.add_one();
     }
 }
@@ -275,6 +275,11 @@ fn connections(container: Addr) -> Option<Counters> {
         // Another CPU may be faster, and then there are some all the same.
         let _ = CONNECTIONS.insert(container, Connections { opened: 0, closed: 0 }, BPF_NOEXIST as u64);
     }
+    counters(container)
+}
+
+#[inline(always)]
+fn counters(container: Addr) -> Option<Counters> {
     let counters = CONNECTIONS.get_ptr_mut(container)?;
     // SAFETY: the value lives until a grace period after the program, and both fields lie inside it.
     let (opened, closed) = unsafe { (&raw mut (*counters).opened, &raw mut (*counters).closed) };
@@ -289,7 +294,7 @@ impl Shared {
     #[inline(always)]
     fn add_one(&self) -> u64 {
         let mut value = 1u64;
-        // SAFETY: the pointer is to eight aligned bytes of a map's value (see `connections`).
+        // SAFETY: the pointer is to eight aligned bytes of a map's value (see `counters`).
         unsafe {
             asm!("{v} = atomic_fetch_add((u64 *)({p} + 0), {v})", v = inout(reg) value, p = in(reg) self.0)
         };

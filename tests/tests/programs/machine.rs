@@ -34,6 +34,8 @@ pub(crate) const REFUSED_MARK: u32 = 0xc2c0_0000;
 
 /// The device that test packets come in by: the loopback device, whose index is 1 in every namespace.
 pub(crate) const DEVICE: u32 = 1;
+/// The device of a container that is gone.
+const GONE: u32 = 99;
 pub(crate) const FRONTEND_TAG: u16 = 11;
 pub(crate) const BACKEND_TAG: u16 = 22;
 pub(crate) const VNI: u32 = 1;
@@ -223,6 +225,15 @@ impl Machine {
         let mut map: HashMap<_, Raw<FlowKey>, Raw<Translation>> = self.map(layout::TRANSLATIONS);
         for key in keys {
             map.remove(&Raw(key)).unwrap();
+        }
+    }
+
+    /// Makes all flows with the outside those of a container that had its address before.
+    pub(crate) fn bequeath_translations(&mut self) {
+        let flows = self.translations();
+        let mut map: HashMap<_, Raw<FlowKey>, Raw<Translation>> = self.map(layout::TRANSLATIONS);
+        for (key, flow) in flows {
+            map.insert(Raw(key), Raw(Translation { ifindex: GONE, ..flow }), 0).unwrap();
         }
     }
 

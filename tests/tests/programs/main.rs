@@ -14,5 +14,6 @@ mod machine;
 mod model;
 mod outside;
 mod packets;
+mod successor;
 mod to_container;
 mod xdp_underlay;

@@ -254,6 +254,9 @@ fn a_mapped_port_does_not_let_its_container_out() {
 fn a_neighbours_mapped_port_needs_a_policy() {
     let mut m = Machine::new();
     m.map_port(6, 61_000, (BACKEND, 8080));
+    // On the frontend's device for want of another, by which the backend could answer.
+    let endpoint = c2c_common::layout::Endpoint { ifindex: 1, tag: BACKEND_TAG, ..Default::default() };
+    m.put_endpoint(BACKEND, &endpoint);
     let called = (HERE, 61_000);
     let hello = tcp(CLIENT, called, "S");
     let run = m.tc(OUT, &hello).expect(REDIRECT, &refused(Outcome::PolicyDenied));
@@ -262,9 +265,6 @@ fn a_neighbours_mapped_port_needs_a_policy() {
     let local = [(OUT, Outcome::ToEndpoint)];
     let run = m.tc(OUT, &hello).expect(REDIRECT, &local);
     assert_eq!((seen_as(&run), to(&run)), (CLIENT, (BACKEND, 8080)));
-    // The backend's answer, by the frontend's device for want of another.
-    let endpoint = c2c_common::layout::Endpoint { ifindex: 1, tag: BACKEND_TAG, ..Default::default() };
-    m.put_endpoint(BACKEND, &endpoint);
     let run = m.tc(OUT, &tcp((BACKEND, 8080), CLIENT, "SA")).expect(REDIRECT, &local);
     assert_eq!((seen_as(&run), to(&run)), (called, CLIENT));
 }
