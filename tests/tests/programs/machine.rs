@@ -77,11 +77,24 @@ impl Machine {
     /// A cell, 10.255.1.0/24, that knows one other, 10.255.2.0/24. The frontend's container is here, on the device that
     /// packets come in by; the backend has one here and one on the other cell.
     pub(crate) fn new() -> Self {
+        Self::load(c2c_agent::datapath::OBJECT, 1_024, 4_096)
+    }
+
+    /// The same cell with tables of flows that hold one each and then refuse, as the kernel's do not unless an entry is
+    /// locked: they are plain hashes instead of LRUs.
+    pub(crate) fn with_full_tables() -> Self {
+        let mut object = c2c_agent::datapath::OBJECT.to_vec();
+        make_plain_hash::<Flow>(&mut object, layout::FLOWS_CAPACITY);
+        make_plain_hash::<Translation>(&mut object, layout::TRANSLATIONS_CAPACITY);
+        Self::load(&object, 1, 1)
+    }
+
+    fn load(object: &[u8], flows: u32, translations: u32) -> Self {
         let mut loader = EbpfLoader::new();
         loader.override_global("AYA_LOG_LEVEL", &0u8, true);
-        loader.map_max_entries(layout::FLOWS, 1_024);
-        loader.map_max_entries(layout::TRANSLATIONS, 4_096);
-        let mut ebpf = loader.load(c2c_agent::datapath::OBJECT).expect("the object loads");
+        loader.map_max_entries(layout::FLOWS, flows);
+        loader.map_max_entries(layout::TRANSLATIONS, translations);
+        let mut ebpf = loader.load(object).expect("the object loads");
         for name in ["from_container", "from_underlay", "to_container"] {
             let program: &mut SchedClassifier = ebpf.program_mut(name).unwrap().try_into().unwrap();
             program.load().unwrap_or_else(|e| panic!("{name}: {e}"));
@@ -358,6 +371,20 @@ impl Machine {
     {
         self.ebpf.map_mut(name).unwrap().try_into().unwrap()
     }
+}
+
+/// Makes the LRU of flows with this value, in the object, a plain hash. Its definition there is what aya-ebpf writes:
+/// type, sizes of key and value, capacity.
+fn make_plain_hash<V>(object: &mut [u8], capacity: u32) {
+    const HASH: u32 = 1;
+    const LRU_HASH: u32 = 9;
+    let size = |bytes: usize| u32::try_from(bytes).unwrap();
+    let definition = [LRU_HASH, size(size_of::<FlowKey>()), size(size_of::<V>()), capacity];
+    let wanted: Vec<u8> = definition.into_iter().flat_map(u32::to_le_bytes).collect();
+    let places: Vec<_> =
+        (0..object.len() - wanted.len()).filter(|&at| object[at..].starts_with(&wanted)).collect();
+    let [at] = places[..] else { panic!("the definition is {} times in the object", places.len()) };
+    object[at..at + 4].copy_from_slice(&HASH.to_le_bytes());
 }
 
 /// What the kernel is told of the packet besides its bytes.

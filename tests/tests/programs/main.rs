@@ -10,6 +10,7 @@
 
 mod from_container;
 mod from_underlay;
+mod full;
 mod machine;
 mod model;
 mod outside;
