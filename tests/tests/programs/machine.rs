@@ -80,8 +80,8 @@ impl Machine {
         Self::load(c2c_agent::datapath::OBJECT, 1_024, 4_096)
     }
 
-    /// The same cell with tables of flows that hold one each and then refuse, as the kernel's do not unless an entry is
-    /// locked: they are plain hashes instead of LRUs.
+    /// The same cell with tables of flows that hold one each and then refuse, which the kernel's LRUs do only while what
+    /// they would change is locked: they are plain hashes.
     pub(crate) fn with_full_tables() -> Self {
         let mut object = c2c_agent::datapath::OBJECT.to_vec();
         make_plain_hash::<Flow>(&mut object, layout::FLOWS_CAPACITY);
