@@ -123,5 +123,5 @@ fn end(ctx: &TcContext, config: &Config, h: &Headers) -> Verdict {
     } else {
         Verdict::Drop(Outcome::UnknownDestination)
     };
-    delivered.as_the_end(Outcome::PolicyRevoked)
+    delivered.into_end(Outcome::PolicyRevoked)
 }

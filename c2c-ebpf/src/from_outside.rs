@@ -121,7 +121,7 @@ fn cut(ctx: &TcContext, h: &Headers, endpoint: &Endpoint, container: End) -> Ver
     if refuse::make_end(ctx, h).is_err() {
         return Verdict::Drop(Outcome::EgressRevoked);
     }
-    into_container(ctx, h, endpoint, container).as_the_end(Outcome::EgressRevoked)
+    into_container(ctx, h, endpoint, container).into_end(Outcome::EgressRevoked)
 }
 
 #[inline(always)]

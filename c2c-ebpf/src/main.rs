@@ -61,7 +61,7 @@ impl Verdict {
 
     /// The delivery of a packet that was made the end of its flow.
     #[inline(always)]
-    fn as_the_end(self, outcome: Outcome) -> Self {
+    fn into_end(self, outcome: Outcome) -> Self {
         match self {
             Self::Deliver(_, action) => Self::Deliver(outcome, action),
             failed => failed,
