@@ -13,6 +13,7 @@ mod temporary;
 mod wanted;
 
 pub use build::Options;
+pub(crate) use build::{UNDERLAY_INTERFACE, join_underlay};
 pub use cells::{command, output_of, program};
 pub use containers::{Answer, Container, MappedPort, added_address};
 pub use description::{Cell, Controller, Description};

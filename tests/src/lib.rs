@@ -3,6 +3,7 @@
 //! The `c2c-lab` binary, the demo and the system tests (`tests/`) share all of it. Nothing here knows how the fabric
 //! does its work: daemons are started as an operator starts them and asked through their own commands.
 
+pub mod bench;
 pub mod cast;
 pub mod demo;
 pub mod lab;

@@ -1,8 +1,10 @@
 //! The tasks of this repository: what a newcomer types.
 //!
 //! No task knows how the fabric works. Building the eBPF object and installing what that takes is here; the lab and the
-//! demo are the `c2c-lab` binary's, the simulator is `c2c-sim` (both in `tests/`); this one builds and starts them as root.
+//! demo are the `c2c-lab` binary's, the simulator is `c2c-sim`, the benchmark `c2c-bench` (all in `tests/`); this one builds and
+//! starts them as root.
 
+mod bench;
 mod build;
 mod lint;
 mod object_check;
@@ -62,6 +64,13 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<OsString>,
     },
+    /// Measure bare, kernel VXLAN, the incumbent's rules and c2c side by side: --quick, --only, --json, --chart. Needs root.
+    #[command(disable_help_flag = true)]
+    Bench {
+        /// What `c2c-bench` is told; `cargo xtask bench --help` lists it.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
 }
 
 fn main() -> ExitCode {
@@ -84,5 +93,6 @@ fn perform(task: Task) -> Result<ExitCode> {
         Task::Lint => lint::everything().map(|()| ExitCode::SUCCESS),
         Task::Lab { arguments } => test::lab(&arguments),
         Task::Sim { arguments } => sim::simulate(&arguments),
+        Task::Bench { arguments } => bench::measure(&arguments),
     }
 }

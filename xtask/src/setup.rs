@@ -62,6 +62,8 @@ fn needs(toolchain: Toolchain) -> Vec<Need> {
         program("cc", "links programs and compiles ring", &["gcc", "libc6-dev"] as &[_]),
         program("ip", "makes the namespaces of the lab and the tests", &["iproute2"]),
         program("tc", "looks at what is attached to an interface", &["iproute2"]),
+        program("iptables-legacy-restore", "lays the incumbent's rules in the benchmark", &["iptables"]),
+        program("ethtool", "switches offloads in the benchmark", &["ethtool"]),
         program("openssl", "makes RSA keys in the tests of access tokens", &["openssl"]),
         Need {
             what: "PostgreSQL server",

@@ -12,7 +12,7 @@ use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 
 /// The device of every host on the underlay.
-pub(super) const UNDERLAY_INTERFACE: &str = "eth0";
+pub(crate) const UNDERLAY_INTERFACE: &str = "eth0";
 /// What a CF cell's network has.
 const UNDERLAY_MTU: u32 = 1_500;
 /// 192.0.2.0/24 is documentation's own (RFC 5737): it exists nowhere but in these namespaces.
@@ -147,7 +147,7 @@ impl Lab {
 }
 
 /// A namespace on the underlay's bridge. It has no route beyond it.
-pub(super) fn join_underlay(
+pub(crate) fn join_underlay(
     place: &Place,
     underlay: &Namespace,
     name: &str,

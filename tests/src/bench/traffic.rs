@@ -1,0 +1,150 @@
+//! Traffic scenarios: what is measured in which setting, round by round with the fabrics taking turns.
+
+use super::claims::{self, Evidence};
+use super::fabric::{Fabric, Fabrics, Path};
+use super::figures::{
+    CONNECTIONS, DATAGRAMS, ROUND_TRIP_P50, ROUND_TRIP_P99, Rounds, Row, STREAM, percentile,
+};
+use super::load::{Pins, Way, datagrams, rate_of_connections, round_trips, stream};
+use super::setting::{Setting, Shape};
+use super::wire::Wire;
+use anyhow::{Context, Result};
+use std::time::Duration;
+
+/// Rounds of each scenario; an odd number, so that the median is one of them.
+const ROUNDS: u32 = 5;
+/// From here on the incumbent may fail without failing the benchmark; it is said where it did.
+const TOO_MANY_FOR_RULES: u32 = 10_000;
+
+/// One way of loading the fabrics of a setting.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Scenario {
+    pub(super) name: &'static str,
+    path: Path,
+    wire: Wire,
+    processors: usize,
+}
+
+const OTHER_CELL: Scenario =
+    Scenario { name: "other-cell", path: Path::OtherCell, wire: Wire::Ethernet, processors: 1 };
+const SAME_CELL: Scenario = Scenario { name: "same-cell", path: Path::SameCell, ..OTHER_CELL };
+const MAPPED: Scenario = Scenario { name: "mapped-port", path: Path::Mapped, ..OTHER_CELL };
+const OUTSIDE: Scenario = Scenario { name: "to-outside", path: Path::Outside, ..OTHER_CELL };
+const RANGES: Scenario = Scenario { name: "other-cell-port-ranges", ..OTHER_CELL };
+const EGRESS: Scenario = Scenario { name: "to-outside-1000-rules", ..OUTSIDE };
+const APART: Scenario = Scenario { name: "other-cell-two-cpus", processors: 2, ..OTHER_CELL };
+const SAME_APART: Scenario = Scenario { name: "same-cell-two-cpus", processors: 2, ..SAME_CELL };
+const VIRTUAL: Scenario = Scenario { name: "other-cell-virtual-nic", wire: Wire::Virtual, ..OTHER_CELL };
+const VIRTUAL_APART: Scenario =
+    Scenario { name: "other-cell-virtual-nic-two-cpus", wire: Wire::Virtual, ..APART };
+
+const SMALL: Setting = Setting { containers: 2, policies: 0, shape: Shape::Ports, egress_rules: 1 };
+const FULL: Setting = Setting { containers: 100, ..SMALL };
+
+/// Settings with their scenarios, in the order in which they are run.
+pub(super) fn plan(quick: bool) -> Vec<(Setting, Vec<Scenario>)> {
+    let full = |policies| Setting { policies, ..FULL };
+    if quick {
+        return vec![
+            (SMALL, vec![OTHER_CELL, SAME_CELL, MAPPED, OUTSIDE]),
+            (Setting { containers: 20, ..full(1_000) }, vec![OTHER_CELL]),
+        ];
+    }
+    let growth = [100, 1_000, 10_000, 100_000].map(|policies| (full(policies), vec![OTHER_CELL]));
+    let small = vec![OTHER_CELL, APART, SAME_CELL, SAME_APART, MAPPED, OUTSIDE, VIRTUAL, VIRTUAL_APART];
+    let head = [(SMALL, small), (FULL, vec![OTHER_CELL, SAME_CELL])];
+    let tail = [
+        (Setting { shape: Shape::Ranges, ..full(1_000) }, vec![RANGES]),
+        (Setting { egress_rules: 1_000, ..SMALL }, vec![EGRESS]),
+    ];
+    head.into_iter().chain(growth).chain(tail).collect()
+}
+
+/// How long each measurement takes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Pace {
+    pub(super) time: Duration,
+}
+
+impl Scenario {
+    /// Measures it, and says which fabric was left out and why.
+    pub(super) fn measure(
+        &self,
+        fabrics: &Fabrics,
+        pace: Pace,
+        progress: &impl Fn(&str),
+    ) -> Result<Vec<Row>> {
+        let setting = &fabrics.setting;
+        fabrics.behave(self.wire)?;
+        let mut rounds = Rounds::default();
+        let mut left: Vec<Fabric> = Vec::new();
+        for fabric in Fabric::ALL {
+            if fabrics.way(fabric, self.path)?.is_some() {
+                left.push(fabric);
+            }
+        }
+        for round in 1..=ROUNDS {
+            progress(&format!("{}: round {round} of {ROUNDS}", self.name));
+            for fabric in left.clone() {
+                let measured = self.round(fabrics, fabric, pace, &mut rounds);
+                let Err(error) = measured else { continue };
+                let error = error.context(format!("{} with {}", self.name, fabric.as_str()));
+                if fabric != Fabric::Silk || setting.policies < TOO_MANY_FOR_RULES {
+                    return Err(error);
+                }
+                progress(&format!("silk: cut off with {} policies: {error:#}", setting.policies));
+                rounds.forget(fabric);
+                left.retain(|other| *other != fabric);
+            }
+        }
+        Ok(rounds.rows(self.name, u32::from(setting.containers), setting.policies))
+    }
+
+    /// Whether the machine has the processors that it takes.
+    pub(super) fn fits(&self) -> bool {
+        self.processors <= processors()
+    }
+
+    fn round(&self, fabrics: &Fabrics, fabric: Fabric, pace: Pace, rounds: &mut Rounds) -> Result<()> {
+        let Some(way) = fabrics.way(fabric, self.path)? else { return Ok(()) };
+        let before = Evidence::of(fabrics, fabric, self.path)?;
+        for (metric, value) in one_round(&way, pins(self.processors), pace, self.has_udp())? {
+            rounds.add(metric, fabric, value);
+        }
+        Evidence::of(fabrics, fabric, self.path)?.has_moved_since(&before, fabric)
+    }
+
+    /// The incumbent maps ports of TCP only, and the rules for the outside are for TCP.
+    fn has_udp(&self) -> bool {
+        matches!(self.path, Path::OtherCell | Path::SameCell)
+    }
+}
+
+fn one_round(way: &Way, pins: Pins, pace: Pace, udp: bool) -> Result<Vec<(super::figures::Metric, f64)>> {
+    let mut values = vec![(STREAM, stream(way, pins, pace.time).context("tcp stream")? / 1e9)];
+    let mut times = round_trips(way, pins, pace.time).context("tcp round trips")?;
+    for (metric, percent) in [(ROUND_TRIP_P50, 50), (ROUND_TRIP_P99, 99)] {
+        values.push((metric, percentile(&mut times, percent).context("no round trip")?));
+    }
+    values.push((CONNECTIONS, rate_of_connections(way, pins, pace.time).context("tcp connections")?));
+    if udp {
+        values.push((DATAGRAMS, datagrams(way, pins, pace.time).context("udp datagrams")?));
+    }
+    Ok(values)
+}
+
+/// Checks once for each setting that all fabrics enforce what they say.
+pub(super) fn check(fabrics: &Fabrics) -> Result<()> {
+    fabrics.behave(Wire::Ethernet)?;
+    claims::policies_are_enforced(fabrics, pins(1))
+}
+
+/// The last processor for both, because the first one has the machine's interrupts; or the first and the last.
+fn pins(wanted: usize) -> Pins {
+    let last = processors().saturating_sub(1);
+    Pins { client: if wanted == 1 { last } else { 0 }, server: last }
+}
+
+fn processors() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}

@@ -1,0 +1,55 @@
+//! `c2c-bench`: the benchmark by hand. `cargo xtask bench` builds it for release and starts it.
+
+use anyhow::{Context, Result};
+use c2c_tests::bench::{self, Options};
+use clap::Parser;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Instant;
+
+/// Measure the bare underlay, kernel VXLAN, the incumbent's rules and c2c side by side. Needs root.
+#[derive(Debug, Parser)]
+#[command(name = "c2c-bench", bin_name = "cargo xtask bench")]
+struct Arguments {
+    /// A few scenarios, briefly: to see that it works. About two minutes.
+    #[arg(long)]
+    quick: bool,
+    /// Only scenarios whose name contains this.
+    #[arg(long, value_name = "NAME")]
+    only: Option<String>,
+    /// Also write the figures as JSON to this file.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Also draw the figures as SVG into this file.
+    #[arg(long, value_name = "FILE")]
+    chart: Option<PathBuf>,
+}
+
+fn main() -> ExitCode {
+    match measure(&Arguments::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("c2c-bench: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn measure(arguments: &Arguments) -> Result<()> {
+    let began = Instant::now();
+    for line in bench::environment() {
+        println!("{line}");
+    }
+    let options = Options { quick: arguments.quick, only: arguments.only.clone() };
+    let rows = bench::run(&options, |step| eprintln!("==> {:4.0} s  {step}", began.elapsed().as_secs_f64()))?;
+    println!("\nmedian ×ratio to bare (min–max)\n{}", bench::table(&rows));
+    if let Some(path) = &arguments.json {
+        let text = serde_json::to_vec_pretty(&rows).context("cannot write the figures as JSON")?;
+        write(path, &text)?;
+    }
+    arguments.chart.as_ref().map_or(Ok(()), |path| write(path, bench::chart(&rows)?.as_bytes()))
+}
+
+fn write(path: &Path, content: &[u8]) -> Result<()> {
+    std::fs::write(path, content).with_context(|| format!("cannot write {}", path.display()))
+}
