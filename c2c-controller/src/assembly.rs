@@ -2,9 +2,10 @@
 
 use crate::api::{AgentService, OperatorService, Terms};
 use crate::auth::Verifier;
-use crate::config::{Config, RestConfig, StorePlace};
+use crate::cloud::{self, Cloud};
+use crate::config::{CloudConfig, Config, RestConfig, StorePlace};
 use crate::ledger::Ledger;
-use crate::rest::{self, Rest};
+use crate::rest::{self, Access, Rest};
 use crate::store::{PostgresStore, SledStore, Store, StoreError};
 use crate::watch::Sessions;
 use anyhow::{Context, bail};
@@ -40,8 +41,11 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
         );
     }
     let ledger = Arc::new(Ledger::open(open_store(&config.store)?, config.rules)?);
+    let cloud = config.cloud.as_ref().map(|settings| Cloud::new(&settings.settings)).transpose()?;
     let rest = match &config.rest {
-        Some(settings) => Some(open_rest(settings, &ledger).await?),
+        Some(settings) => {
+            Some(open_rest(settings, &ledger, access(config.cloud.as_ref(), cloud.clone())).await?)
+        }
         None => None,
     };
     let certificates = Certificates { identity, rest: rest.as_ref().map(|rest| rest.certificate.clone()) };
@@ -52,6 +56,9 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
 
     let (stop, stopping) = watch::channel(false);
     let rest = tokio::spawn(run_rest(rest, stopping.clone()));
+    if let (Some(cloud), Some(CloudConfig { cleanup_every, .. })) = (cloud, &config.cloud) {
+        tokio::spawn(cloud::run_cleaner(cloud, Arc::clone(&ledger), *cleanup_every, stopping.clone()));
+    }
     let identity = certificates.identity.clone();
     let server = tokio::spawn(run_server(listener, identity, Arc::clone(&ledger), terms(&config), stopping));
     notify(&[NotifyState::Ready]);
@@ -83,7 +90,16 @@ struct OpenRest {
     rest: Rest,
 }
 
-async fn open_rest(settings: &RestConfig, ledger: &Arc<Ledger>) -> anyhow::Result<OpenRest> {
+/// Without Cloud Controller only administrators are let in, and they have no quota.
+fn access(config: Option<&CloudConfig>, cloud: Option<Cloud>) -> Access {
+    Access {
+        cloud,
+        self_service: config.is_some_and(|config| config.self_service),
+        policies_per_source: config.map_or(0, |config| config.policies_per_source),
+    }
+}
+
+async fn open_rest(settings: &RestConfig, ledger: &Arc<Ledger>, access: Access) -> anyhow::Result<OpenRest> {
     let RestConfig { listen, certificate, key, origins, uaa } = settings.clone();
     let certificate = ServerCertificate::load(&certificate, &key).context("rest_certificate")?;
     let verifier = Verifier::new(uaa)?;
@@ -91,7 +107,7 @@ async fn open_rest(settings: &RestConfig, ledger: &Arc<Ledger>) -> anyhow::Resul
     let listener = listener.with_context(|| format!("rest_listen: cannot listen on {listen}"))?;
     let address = listener.local_addr().context("rest_listen: the socket has no address")?;
     tracing::info!(%address, uaa = settings.uaa.uaa_url, "serving the external policy API");
-    Ok(OpenRest { listener, certificate, rest: Rest::new(Arc::clone(ledger), verifier, origins) })
+    Ok(OpenRest { listener, certificate, rest: Rest::new(Arc::clone(ledger), verifier, origins, access) })
 }
 
 async fn run_rest(open: Option<OpenRest>, stopping: watch::Receiver<bool>) {

@@ -1,6 +1,10 @@
 //! The controller's configuration: a TOML file, the environment and flags, the later over the earlier. What comes out is
 //! checked whole; an error names the key, where it was set, and what was expected.
 
+mod cloud;
+
+pub use cloud::{CloudArgs, CloudConfig};
+
 use crate::auth;
 use crate::domain::{Pool, PoolError, Rules};
 use crate::rest::Origins;
@@ -77,6 +81,9 @@ pub struct ServeArgs {
     /// CA of the UAA's certificate (PEM) [default: that of the agents]
     #[arg(long, env = "C2C_UAA_CA", value_name = "FILE")]
     pub uaa_ca: Option<String>,
+    /// About Cloud Controller.
+    #[command(flatten)]
+    pub cloud: CloudArgs,
     /// What to log: error, warn, info, debug, trace, or a tracing filter [default: info]
     #[arg(long, env = "C2C_LOG", value_name = "FILTER")]
     pub log: Option<String>,
@@ -127,6 +134,8 @@ pub struct Config {
     pub udp_port: u16,
     /// The external policy API; nothing when it is off.
     pub rest: Option<RestConfig>,
+    /// Cloud Controller; nothing when it is not asked.
+    pub cloud: Option<CloudConfig>,
     /// What to log.
     pub log: String,
 }
@@ -260,6 +269,7 @@ impl Config {
                 .value("vni", "1", "a number from 1 to 16777215", |vni| (1..=0xff_ffff).contains(vni))?,
             udp_port: layers.value("udp_port", "4789", "a port from 1 to 65535", |port| *port != 0)?,
             rest: rest(&layers)?,
+            cloud: cloud::cloud(&layers)?,
             log: layers.value("log", "info", "a tracing filter such as info", |filter: &String| {
                 tracing_subscriber::EnvFilter::from_str(filter).is_ok()
             })?,
@@ -286,7 +296,7 @@ fn rest(layers: &Layers) -> Result<Option<RestConfig>, ConfigError> {
     if !layers.has("rest_listen") {
         return Ok(None);
     }
-    let file = |key, otherwise| layers.required(if layers.has(key) { key } else { otherwise }, "a PEM file");
+    let file = |key, otherwise| layers.first_of(&[key, otherwise], "a PEM file");
     let uaa_url = layers.required("uaa_url", "the UAA's URL such as https://uaa.example.org")?;
     let issuer = format!("{}/oauth/token", uaa_url.trim_end_matches('/'));
     let address = "an address and port such as 0.0.0.0:4002";
@@ -355,6 +365,12 @@ impl Layers {
         self.set.get(key).is_some_and(|set| !set.value.is_empty())
     }
 
+    /// The first of these that is set; the last one is asked for when none is.
+    fn first_of(&self, keys: &[&'static str], expected: &'static str) -> Result<&str, ConfigError> {
+        let set = keys.iter().find(|key| self.has(key)).or(keys.last());
+        self.required(set.copied().unwrap_or_default(), expected)
+    }
+
     fn required(&self, key: &'static str, expected: &'static str) -> Result<&str, ConfigError> {
         let set = self.set.get(key).filter(|set| !set.value.is_empty());
         set.map(|set| set.value.as_str()).ok_or(ConfigError::Missing { key, expected })
@@ -362,8 +378,8 @@ impl Layers {
 }
 
 /// Every key and what a flag or the environment says of it.
-fn flags(args: &ServeArgs) -> [(&'static str, &Option<String>); 20] {
-    [
+fn flags(args: &ServeArgs) -> Vec<(&'static str, &Option<String>)> {
+    let flags = [
         ("listen", &args.listen),
         ("data_dir", &args.data_dir),
         ("postgres", &args.postgres),
@@ -384,7 +400,8 @@ fn flags(args: &ServeArgs) -> [(&'static str, &Option<String>); 20] {
         ("uaa_issuer", &args.uaa_issuer),
         ("uaa_ca", &args.uaa_ca),
         ("log", &args.log),
-    ]
+    ];
+    flags.into_iter().chain(cloud::flags(&args.cloud)).collect()
 }
 
 fn env_name(key: &str) -> String {
@@ -412,15 +429,16 @@ fn read_key(
         return Err(ConfigError::UnknownKey { key, path: path.to_owned(), expected: keys.to_vec() });
     };
     let origin = format!("in {}", path.display());
-    let text =
-        value.as_str().map(str::to_owned).or_else(|| value.as_integer().map(|number| number.to_string()));
+    let number = || value.as_integer().map(|number| number.to_string());
+    let truth = || value.as_bool().map(|truth| truth.to_string());
+    let text = value.as_str().map(str::to_owned).or_else(number).or_else(truth);
     match text {
         Some(value) => Ok((key, Set { value, origin })),
         None => Err(ConfigError::Value {
             key,
             value: value.to_string(),
             origin,
-            expected: "a string or a whole number",
+            expected: "a string, a whole number, true or false",
         }),
     }
 }

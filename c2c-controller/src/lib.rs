@@ -1,8 +1,8 @@
 //! The controller: leases blocks of the overlay network to cells, owns policies and tags, streams every change.
 //!
 //! `domain` decides, `store` keeps, `ledger` does both under one lock and tells `watch`, whose subscriptions `api` turns
-//! into messages; `rest` is Cloud Foundry's policy API, for those whose tokens `auth` verifies. `backup` is
-//! the state as a file, `import` what the incumbents' databases hold. `assembly` puts them together
+//! into messages; `rest` is Cloud Foundry's policy API, for those whose tokens `auth` verifies, and `cloud` asks Cloud
+//! Controller what they may, both over `https`. `backup` is the state as a file, `import` what the incumbents' databases hold. `assembly` puts them together
 //! for `serve`; `cli` is also the operator's client.
 
 pub mod api;
@@ -10,8 +10,10 @@ pub mod assembly;
 pub mod auth;
 pub mod backup;
 pub mod cli;
+pub mod cloud;
 pub mod config;
 pub mod domain;
+mod https;
 pub mod import;
 pub mod ledger;
 pub mod pki;

@@ -15,11 +15,11 @@ mod testing;
 mod tests;
 mod token;
 
-pub use fetch::SetupError;
+pub use crate::https::SetupError;
 pub use token::{Refusal, Token};
 
+use crate::https::Https;
 use cache::{Answer, KeyCache};
-use fetch::KeySource;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -33,7 +33,7 @@ pub struct Settings {
     pub uaa_url: String,
     /// What its tokens must say as `iss`, exactly.
     pub issuer: String,
-    /// The CAs (PEM) that may sign its certificate. Read at every fetch.
+    /// The CAs (PEM) that may sign its certificate. Read for each connection.
     pub ca: PathBuf,
 }
 
@@ -80,7 +80,7 @@ pub struct Verifier {
 #[derive(Debug)]
 struct Shared {
     issuer: String,
-    source: KeySource,
+    uaa: Https,
     cache: Mutex<KeyCache>,
     /// Held while the UAA is asked, so that it is asked once by all who wait for the answer.
     asking: tokio::sync::Mutex<()>,
@@ -92,10 +92,10 @@ impl Verifier {
     /// # Errors
     /// When the URL cannot be one, or the CA file cannot be used.
     pub fn new(settings: Settings) -> Result<Self, SetupError> {
-        let source = KeySource::new(&settings.uaa_url, settings.ca)?;
+        let uaa = fetch::uaa(&settings)?;
         let shared = Shared {
             issuer: settings.issuer,
-            source,
+            uaa,
             cache: Mutex::default(),
             asking: tokio::sync::Mutex::default(),
         };
@@ -144,7 +144,7 @@ async fn find_or_fetch(shared: Arc<Shared>, kid: String) -> Answer {
     if !matches!(answer, Answer::Fetch) {
         return answer;
     }
-    match shared.source.fetch().await {
+    match fetch::keys(&shared.uaa).await {
         Ok(keys) => {
             tracing::info!(keys = keys.len(), "the keys of the UAA were fetched");
             shared.cache().fetched(keys, Instant::now());

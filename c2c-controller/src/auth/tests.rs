@@ -252,7 +252,8 @@ async fn answer(
             request.push(stream.read_u8().await.unwrap());
         }
         let request = String::from_utf8(request).unwrap();
-        assert!(request.starts_with("GET /uaa/token_keys HTTP/1.1\r\nhost: 127.0.0.1:"), "{request}");
+        let is_right = request.starts_with("GET /uaa/token_keys HTTP/1.1\r\n");
+        assert!(is_right && request.contains("\r\nhost: 127.0.0.1:"), "{request}");
         asked.fetch_add(1, Ordering::SeqCst);
         let response = response.lock().unwrap().clone();
         // A client that has read enough hangs up.

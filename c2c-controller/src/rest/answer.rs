@@ -22,6 +22,9 @@ pub(super) enum Failure {
     /// The body says something that cannot be.
     #[error("mapper: {}", shortened(.0))]
     Mapper(String),
+    /// The caller may not do this.
+    #[error("{0}")]
+    Forbidden(&'static str),
     /// There is no such route.
     #[error("not found")]
     NotFound,
@@ -34,6 +37,12 @@ pub(super) enum Failure {
 }
 
 impl Failure {
+    /// The log is told why.
+    pub(super) fn internal(text: &'static str, error: &(dyn std::error::Error + 'static)) -> Self {
+        tracing::error!(error, "{text}");
+        Self::Internal(text)
+    }
+
     fn status(&self) -> StatusCode {
         match self {
             Self::Auth(error) => {
@@ -41,6 +50,7 @@ impl Failure {
             }
             Self::Version(_) => StatusCode::NOT_ACCEPTABLE,
             Self::Body(_) | Self::Mapper(_) => StatusCode::BAD_REQUEST,
+            Self::Forbidden(_) => StatusCode::FORBIDDEN,
             Self::NotFound => StatusCode::NOT_FOUND,
             Self::Method => StatusCode::METHOD_NOT_ALLOWED,
             Self::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,

@@ -3,37 +3,36 @@
 //!
 //! What Cloud Foundry's policy server answers is answered here in the same words: status codes, JSON, headers and error
 //! texts. `wire` knows the JSON and what is wrong with it, `query` the filters of a list, `answer` the replies, `headers`
-//! what goes with each of them, `listener` the connections. Only tokens with the scope `network.admin` are let in: what
-//! space developers may do, their quota, and the clean-up of policies of deleted apps need Cloud Controller and are not here.
+//! what goes with each of them, `listener` the connections, and `caller` who
+//! may do what.
 
 mod answer;
+mod caller;
 mod headers;
 mod listener;
 mod policies;
 mod query;
 mod wire;
 
+pub use caller::Access;
 pub use headers::{Origins, OriginsError};
 pub use listener::run;
 
-use crate::auth::{Token, Verifier};
+use crate::auth::Verifier;
 use crate::domain::{AppId, Tag};
 use crate::ledger::Ledger;
 use answer::Failure;
-use axum::extract::{FromRequestParts, Path, State};
+use axum::extract::State;
 use axum::handler::Handler;
-use axum::http::header::{ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, AUTHORIZATION};
-use axum::http::request::Parts;
+use axum::http::header::{ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS};
 use axum::response::Response;
 use axum::routing::{MethodRouter, get, post};
 use axum::{Router, middleware};
+use caller::Administrator;
 use serde::Serialize;
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-
-/// Who may do everything here.
-const ADMIN: &str = "network.admin";
 
 /// What the requests are served from. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -46,14 +45,15 @@ struct Shared {
     ledger: Arc<Ledger>,
     verifier: Verifier,
     origins: Origins,
+    access: Access,
     began: Instant,
 }
 
 impl Rest {
     /// Over this state, for callers that the verifier knows and for pages of these origins.
     #[must_use]
-    pub fn new(ledger: Arc<Ledger>, verifier: Verifier, origins: Origins) -> Self {
-        Self { shared: Arc::new(Shared { ledger, verifier, origins, began: Instant::now() }) }
+    pub fn new(ledger: Arc<Ledger>, verifier: Verifier, origins: Origins, access: Access) -> Self {
+        Self { shared: Arc::new(Shared { ledger, verifier, origins, access, began: Instant::now() }) }
     }
 
     /// The routes.
@@ -61,6 +61,7 @@ impl Rest {
         let external = Router::new()
             .route("/policies", route("GET, POST, OPTIONS", get(policies::list).post(policies::create)))
             .route("/policies/delete", route("POST, OPTIONS", post(policies::delete)))
+            .route("/policies/cleanup", route("POST, OPTIONS", post(policies::cleanup)))
             .route("/tags", route("GET, OPTIONS", get(tags)))
             .route("/whoami", route("GET, OPTIONS", get(whoami)));
         Router::new()
@@ -97,32 +98,6 @@ enum Version {
     V1,
 }
 
-/// An administrator, who asks in this version.
-#[derive(Debug)]
-struct Caller {
-    version: Version,
-    token: Token,
-}
-
-impl FromRequestParts<Rest> for Caller {
-    type Rejection = Failure;
-
-    async fn from_request_parts(parts: &mut Parts, rest: &Rest) -> Result<Self, Failure> {
-        let version = match Path::<String>::from_request_parts(parts, rest).await {
-            Ok(Path(version)) if version == "v0" => Version::V0,
-            Ok(Path(version)) if version == "v1" => Version::V1,
-            Ok(Path(version)) => return Err(Failure::Version(version)),
-            // It is in the route of every page that asks who calls, so it cannot be decoded.
-            Err(_) => return Err(Failure::Version(String::new())),
-        };
-        // A header that is no text is no token either, and as wrong as any other.
-        let header = parts.headers.get(AUTHORIZATION).map_or(Ok(""), |value| value.to_str());
-        let token = rest.shared.verifier.verify(header.unwrap_or("not text")).await?;
-        token.may(&[ADMIN])?;
-        Ok(Self { version, token })
-    }
-}
-
 async fn uptime(State(rest): State<Rest>) -> String {
     format!("Network policy server, up for {}\n", Uptime(rest.shared.began.elapsed()))
 }
@@ -135,15 +110,15 @@ async fn health(State(rest): State<Rest>) -> Result<(), Failure> {
     }
 }
 
-async fn whoami(caller: Caller) -> Response {
+async fn whoami(Administrator { subject }: Administrator) -> Response {
     #[derive(Serialize)]
     struct WhoAmI {
         subject: String,
     }
-    answer::json(&WhoAmI { subject: caller.token.subject })
+    answer::json(&WhoAmI { subject })
 }
 
-async fn tags(State(rest): State<Rest>, _caller: Caller) -> Response {
+async fn tags(State(rest): State<Rest>, _: Administrator) -> Response {
     #[derive(Serialize)]
     struct Tags {
         tags: Vec<TagOf>,

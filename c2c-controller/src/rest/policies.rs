@@ -1,10 +1,12 @@
-//! Policies listed, created and deleted.
+//! Policies listed, created, deleted and cleaned.
 
 use super::answer::{self, Failure};
+use super::caller::{Administrator, Caller};
 use super::query::Filter;
-use super::{Caller, Rest, wire};
+use super::{Rest, Version, wire};
 use crate::api::now;
-use crate::domain::{Command, Policy};
+use crate::domain::{Command, Policy, Refusal, TaggedPolicy};
+use crate::ledger::LedgerError;
 use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::{RawQuery, State};
 use axum::response::Response;
@@ -22,15 +24,23 @@ pub(super) async fn list(
 ) -> Result<Response, Failure> {
     let filter = Filter::parse(query.as_deref().unwrap_or_default());
     let failed = Failure::Internal("database read failed");
-    let bytes =
-        blocking(move || wire::write(caller.version, &filter.select(&rest.shared.ledger)), failed).await?;
-    match bytes {
-        Ok(bytes) => Ok(answer::of_bytes(bytes)),
-        Err(error) => {
-            tracing::error!(%error, "the list of policies cannot be written as JSON");
-            Err(Failure::Internal("map policy as bytes failed"))
-        }
-    }
+    let policies = blocking(move || filter.select(&rest.shared.ledger), failed).await?;
+    let policies = caller.visible(policies).await?;
+    written(caller.version, policies).await
+}
+
+/// Removes the policies of apps that are gone, and shows them as version 1 does, whichever is asked.
+pub(super) async fn cleanup(State(rest): State<Rest>, caller: Administrator) -> Result<Response, Failure> {
+    let cloud = rest.shared.access.cloud.as_ref().ok_or(Failure::NotFound)?;
+    tracing::info!(subject = caller.subject, "a clean-up of policies is asked for");
+    let removed = cloud.clean(&rest.shared.ledger).await;
+    written(Version::V1, removed.map_err(|error| Failure::internal("policies cleanup failed", &error))?).await
+}
+
+async fn written(version: Version, policies: Vec<TaggedPolicy>) -> Result<Response, Failure> {
+    const FAILED: &str = "map policy as bytes failed";
+    let bytes = blocking(move || wire::write(version, &policies), Failure::Internal(FAILED)).await?;
+    bytes.map(answer::of_bytes).map_err(|error| Failure::internal(FAILED, &error))
 }
 
 pub(super) async fn create(
@@ -42,7 +52,7 @@ pub(super) async fn create(
         done: "policies created",
         unread: "failed reading request body",
         failed: "database create failed",
-        command: |policies| Command::AllowAll { policies, per_source: None },
+        command: |policies, per_source| Command::AllowAll { policies, per_source },
     };
     change.make(rest, caller, body).await
 }
@@ -56,7 +66,7 @@ pub(super) async fn delete(
         done: "policies deleted",
         unread: "invalid request body",
         failed: "database delete failed",
-        command: Command::RemoveAll,
+        command: |policies, _| Command::RemoveAll(policies),
     };
     change.make(rest, caller, body).await
 }
@@ -69,30 +79,31 @@ struct Change {
     unread: &'static str,
     /// What a caller is told when it is not done.
     failed: &'static str,
-    command: fn(Vec<Policy>) -> Command,
+    /// Of policies, and of how many of them an app may become the source.
+    command: fn(Vec<Policy>, Option<usize>) -> Command,
 }
 
 impl Change {
     /// All of the body's policies in one commit. That all was so already is as good.
     async fn make(self, rest: Rest, caller: Caller, body: Body) -> Result<Response, Failure> {
-        let Caller { version, token } = caller;
+        let version = caller.version;
         let body = read(body).await.ok_or(Failure::Body(self.unread))?;
         let parse = move || wire::parse(version, &body);
         let policies = blocking(parse, Failure::Internal(self.failed)).await?.map_err(Failure::Mapper)?;
+        caller.check(&policies).await?;
         let (count, first) = (policies.len(), policies.first().map(ToString::to_string));
-        let command = (self.command)(policies);
+        let command = (self.command)(policies, caller.policies_per_source());
         let execute = move || rest.shared.ledger.execute(&command, now());
         match blocking(execute, Failure::Internal(self.failed)).await? {
             Ok(done) => {
                 let (changed, revision) = (done.commit.is_some(), done.revision);
-                tracing::info!(subject = token.subject, count, first, %revision, changed, "{}", self.done);
+                tracing::info!(subject = caller.subject, count, first, %revision, changed, "{}", self.done);
                 Ok(answer::of_bytes(b"{}".to_vec()))
             }
-            Err(error) => {
-                let error = &error as &dyn std::error::Error;
-                tracing::error!(subject = token.subject, count, error, "{}", self.failed);
-                Err(Failure::Internal(self.failed))
+            Err(LedgerError::Refused(Refusal::Quota { .. })) => {
+                Err(Failure::Forbidden("policy quota exceeded"))
             }
+            Err(error) => Err(Failure::internal(self.failed, &error)),
         }
     }
 }

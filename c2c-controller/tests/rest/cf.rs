@@ -36,10 +36,31 @@ fn list(ports: &[u16]) -> String {
 }
 
 #[tokio::test]
-async fn add_list_and_remove_a_network_policy() {
+async fn an_administrator_adds_lists_and_removes_a_network_policy() {
+    add_list_and_remove(&Api::start().await, "network.admin").await;
+}
+
+#[tokio::test]
+async fn so_does_a_space_developer_with_the_scope() {
+    add_list_and_remove(&with_developer(&[]).await, "network.write").await;
+}
+
+#[tokio::test]
+async fn so_does_one_without_it_if_space_developers_serve_themselves() {
+    let api = with_developer(&["--enable-space-developer-self-service", "true"]).await;
+    add_list_and_remove(&api, "cloud_controller.write").await;
+}
+
+async fn with_developer(flags: &[&str]) -> Api {
+    let api = Api::with_cloud(flags).await;
+    [FRONT, BACK].iter().for_each(|app| api.cc.app(app, "space-1"));
+    api.cc.developer("user-1", "space-1");
+    api
+}
+
+async fn add_list_and_remove(api: &Api, scope: &str) {
     assert!(AppId::parse("app", FRONT).is_ok());
-    let api = Api::start().await;
-    let token = api.uaa.bearer(&["cloud_controller.read", "network.admin", "openid"]);
+    let token = api.uaa.bearer(&["cloud_controller.read", scope, "openid"]);
     let send = async |method, path: &str, body: &str| {
         let reply = api.connect().await.send_bytes(&request(method, path, &token, body)).await;
         assert_eq!(reply.header("content-type"), Some("application/json"));

@@ -1,6 +1,7 @@
 //! A controller with the policy API, and a client that sends exactly the bytes that it is given.
 
-use crate::uaa::Uaa;
+use crate::cc::CloudController;
+use crate::uaa::{SECRET, Uaa};
 use c2c_controller::pki::{self, Issued, Request};
 use c2c_proto::tls::{self, Files, Identity, Role};
 use c2c_proto::v1::ListAccessRequest;
@@ -23,11 +24,12 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 /// Longer than anything here takes on a loaded machine.
-const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A running controller with its UAA. Killed when dropped.
 pub(crate) struct Api {
     pub(crate) uaa: Uaa,
+    pub(crate) cc: CloudController,
     pub(crate) directory: TempDir,
     pub(crate) rest: Files,
     child: Child,
@@ -36,11 +38,25 @@ pub(crate) struct Api {
 }
 
 impl Api {
+    /// Without Cloud Controller: for administrators alone.
     pub(crate) async fn start() -> Self {
+        Self::start_with(|_, _| {}).await
+    }
+
+    /// With Cloud Controller, and these flags.
+    pub(crate) async fn with_cloud(flags: &[&str]) -> Self {
+        Self::start_with(|command, cc| {
+            command.args(["--cc-url", &cc.url]).args(flags).env("C2C_UAA_CLIENT_SECRET", SECRET);
+        })
+        .await
+    }
+
+    async fn start_with(more: impl FnOnce(&mut Command, &CloudController)) -> Self {
         let directory = tempfile::tempdir().unwrap();
         pki::init(&directory.path().join("pki"), SystemTime::now()).unwrap();
         let issue = |role, name| issue(directory.path(), role, name);
         let uaa = Uaa::start(&issue(Role::Controller, "uaa")).await;
+        let cc = CloudController::start(&issue(Role::Controller, "cc")).await;
         let (files, rest) = (issue(Role::Controller, "controller"), issue(Role::Controller, "rest"));
         let mut command = Command::new(env!("CARGO_BIN_EXE_c2c-controller"));
         command.env_clear().stdin(Stdio::null()).stderr(Stdio::piped());
@@ -57,13 +73,14 @@ impl Api {
         ] {
             command.arg(flag).arg(path);
         }
+        more(&mut command, &cc);
         let mut child = command.spawn().unwrap();
         let mut log = BufReader::new(child.stderr.take().unwrap()).lines();
         let rest_port = port_after(&mut log, "serving the external policy API address=127.0.0.1:");
         let port = port_after(&mut log, "listening address=127.0.0.1:");
         // A log that nobody reads would stop the controller; shown when a test fails.
         std::thread::spawn(move || log.map_while(Result::ok).for_each(|line| println!("{line}")));
-        Self { uaa, directory, rest, child, rest_port, port }
+        Self { uaa, cc, directory, rest, child, rest_port, port }
     }
 
     /// A connection, with any version of TLS.

@@ -1,39 +1,55 @@
-//! A UAA as far as the controller needs one: `/token_keys` over TLS, and tokens signed with that key.
+//! A UAA as far as the controller needs one, over TLS: its keys and tokens signed with them, and a token for our client.
 
+use crate::stub::{self, Answer, Asked};
 use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use c2c_proto::tls::{Files, ServerCertificate};
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use c2c_proto::tls::Files;
 use ring::rand::SystemRandom;
 use ring::signature::{RSA_PKCS1_SHA256, RsaKeyPair, RsaPublicKeyComponents};
 use rustls::pki_types::PrivatePkcs8KeyDer;
 use rustls::pki_types::pem::PemObject;
 use serde_json::{Value, json};
-use std::net::{Ipv4Addr, SocketAddr};
 use std::process::Command;
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{SystemTime, UNIX_EPOCH};
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
-use tokio::net::{TcpListener, TcpStream};
+
+/// Our client's password in these tests, and the token that it gets.
+pub(crate) const SECRET: &str = "s3cret:/?";
+pub(crate) const CLIENT_TOKEN: &str = "token-of-our-client";
 
 pub(crate) struct Uaa {
     pub(crate) url: String,
     key: RsaKeyPair,
+    world: Arc<Mutex<World>>,
+}
+
+/// What the UAA does.
+pub(crate) struct World {
+    keys: String,
+    /// Seconds.
+    pub(crate) tokens_live: u64,
+    /// How often our client got a token.
+    pub(crate) tokens_given: usize,
+    /// Whether it answers our client at all.
+    pub(crate) broken: bool,
 }
 
 impl Uaa {
-    /// Serves its keys for as long as the runtime lives.
+    /// Serves for as long as the runtime lives.
     pub(crate) async fn start(files: &Files) -> Self {
         let key = new_key();
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-        let url = format!("https://{}", listener.local_addr().unwrap());
-        let certificate = ServerCertificate::load(&files.cert, &files.key).unwrap();
         let keys = json!({"keys": [jwk(&key)]}).to_string();
-        tokio::spawn(async move {
-            loop {
-                let (stream, remote) = listener.accept().await.unwrap();
-                tokio::spawn(serve(certificate.clone(), stream, remote, keys.clone()));
-            }
+        let world = World { keys, tokens_live: 600, tokens_given: 0, broken: false };
+        let world = Arc::new(Mutex::new(world));
+        let url = stub::serve(files, {
+            let world = Arc::clone(&world);
+            move |asked| world.lock().unwrap().answer(asked)
         });
-        Self { url, key }
+        Self { url: url.await, key, world }
+    }
+
+    pub(crate) fn world(&self) -> MutexGuard<'_, World> {
+        self.world.lock().unwrap()
     }
 
     /// The value of an Authorization header, as `cf` sends it.
@@ -77,24 +93,31 @@ fn jwk(key: &RsaKeyPair) -> Value {
     json!({"kty": "RSA", "e": e, "use": "sig", "kid": "key-1", "alg": "RS256", "n": n})
 }
 
-async fn serve(certificate: ServerCertificate, stream: TcpStream, remote: SocketAddr, keys: String) {
-    let Some(stream) = certificate.handshake(stream, remote).await else { return };
-    let mut stream = BufReader::new(stream);
-    let mut request = String::new();
-    while !request.ends_with("\r\n\r\n") {
-        if stream.read_line(&mut request).await.unwrap_or(0) == 0 {
-            return;
+impl World {
+    fn answer(&mut self, asked: &Asked) -> Answer {
+        match asked.line.as_str() {
+            "GET /token_keys" => Answer::Json(200, self.keys.clone()),
+            "POST /oauth/token" => self.token(asked),
+            _ => Answer::Json(404, String::new()),
         }
     }
-    let (status, body) = match request.starts_with("GET /token_keys HTTP/1.1\r\n") {
-        true => ("200 OK", keys),
-        false => ("404 Not Found", String::new()),
-    };
-    let length = body.len();
-    let reply = format!(
-        "HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}"
-    );
-    // The client may be gone.
-    let _ = stream.write_all(reply.as_bytes()).await;
-    let _ = stream.shutdown().await;
+
+    fn token(&mut self, asked: &Asked) -> Answer {
+        if self.broken {
+            return Answer::Json(503, "<html>busy</html>".to_owned());
+        }
+        let basic = format!("Basic {}", STANDARD.encode(format!("network-policy:{SECRET}")));
+        let form = "application/x-www-form-urlencoded";
+        if asked.header("authorization") != basic || asked.header("content-type") != form {
+            return Answer::Json(
+                401,
+                r#"{"error":"unauthorized","error_description":"Bad credentials"}"#.to_owned(),
+            );
+        }
+        assert_eq!(asked.body, "grant_type=client_credentials");
+        self.tokens_given += 1;
+        let token =
+            json!({"access_token": CLIENT_TOKEN, "token_type": "bearer", "expires_in": self.tokens_live});
+        Answer::Json(200, token.to_string())
+    }
 }
