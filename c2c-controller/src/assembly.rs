@@ -1,6 +1,6 @@
 //! Puts the parts of `serve` together, runs them until a signal or a failing store ends them, and takes them apart.
 
-use crate::api::{AgentService, OperatorService, Terms};
+use crate::api::{self, AgentService, OperatorService, Terms};
 use crate::auth::Verifier;
 use crate::cloud::{self, Cloud};
 use crate::config::{CloudConfig, Config, RestConfig, StorePlace};
@@ -41,6 +41,7 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
         );
     }
     let ledger = Arc::new(Ledger::open(open_store(&config.store)?, config.rules)?);
+    ledger.keep(api::now).context("cannot start the thread that follows the store")?;
     let cloud = config.cloud.as_ref().map(|settings| Cloud::new(&settings.settings)).transpose()?;
     let rest = match &config.rest {
         Some(settings) => {

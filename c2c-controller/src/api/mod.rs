@@ -8,10 +8,10 @@ mod operator;
 pub use agent::{AgentService, Terms};
 pub use operator::OperatorService;
 
-use crate::domain::Timestamp;
+use crate::domain::{Moment, Timestamp, Uptime};
 use c2c_proto::tls::{Peer, Role};
-use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::sync::{Arc, LazyLock};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use tonic::{Request, Status};
 
 /// Who calls, if their role may.
@@ -34,7 +34,11 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
     tokio::task::spawn_blocking(work).await.map_err(|_| Status::internal("the work was interrupted"))
 }
 
-/// The clock's seconds; the epoch itself on a machine whose clock is before it.
-pub(crate) fn now() -> Timestamp {
-    Timestamp(SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()))
+/// When this process began, as far as anybody asks.
+static BEGAN: LazyLock<Instant> = LazyLock::new(Instant::now);
+
+/// This moment, by both clocks; the epoch itself on a machine whose clock is before it.
+pub(crate) fn now() -> Moment {
+    let wall = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    Moment { wall: Timestamp(wall), up: Uptime(BEGAN.elapsed().as_secs()) }
 }

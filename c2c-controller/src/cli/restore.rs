@@ -52,7 +52,7 @@ pub(super) fn run(args: &RestoreArgs) -> Result<(), Failure> {
     let restored = Restored {
         from_store: header.store,
         from_revision: header.revision,
-        taken_seconds_ago: crate::api::now().0.saturating_sub(header.taken),
+        taken_seconds_ago: crate::api::now().wall.0.saturating_sub(header.taken),
         store: filled.store,
         revision: filled.revision,
         restored: header.counts,

@@ -3,8 +3,8 @@
 
 use super::import;
 use super::{
-    AppId, Binding, CellName, Change, GroupName, GroupRules, Lease, Policy, Pool, SecurityGroup, State,
-    TagFreed, TaggedPolicy, Timestamp,
+    AppId, Binding, CellName, Change, GroupName, GroupRules, Lease, Now, Policy, Pool, SecurityGroup, State,
+    TagFreed, TaggedPolicy,
 };
 use ipnet::Ipv4Net;
 use std::collections::{BTreeMap, BTreeSet};
@@ -172,12 +172,7 @@ pub enum LeaseRefusal {
 ///
 /// # Errors
 /// When the command cannot be followed. The state stays as it is.
-pub fn decide(
-    state: &State,
-    rules: &Rules,
-    now: Timestamp,
-    command: &Command,
-) -> Result<Vec<Change>, Refusal> {
+pub fn decide(state: &State, rules: &Rules, now: Now<'_>, command: &Command) -> Result<Vec<Change>, Refusal> {
     match command {
         Command::Acquire(request) => Ok(acquire(state, rules, now, request)?),
         Command::Release { underlay } => {
@@ -204,13 +199,13 @@ pub fn decide(
 fn acquire(
     state: &State,
     rules: &Rules,
-    now: Timestamp,
+    now: Now<'_>,
     request: &Acquire,
 ) -> Result<Vec<Change>, LeaseRefusal> {
     let mut changes = Vec::new();
     let mut known = state.lease_at(request.underlay);
     if let Some(other) = state.lease_of(&request.cell).filter(|other| other.underlay != request.underlay) {
-        let seconds_ago = other.renewed.seconds_until(now);
+        let seconds_ago = other.renewed.seconds_until(now.moment.wall);
         if seconds_ago < NAME_GRACE_SECONDS {
             return Err(LeaseRefusal::NameInUse { other: Box::new(other.clone()), seconds_ago });
         }
@@ -227,7 +222,8 @@ fn acquire(
         (None, Some(held)) => reclaim_held(state, rules, now, request, held, &mut changes)?,
         (Some(_) | None, None) => free_block(state, rules, now, request.pick, &mut changes)?,
     };
-    let lease = Lease { cell: request.cell.clone(), underlay: request.underlay, block, renewed: now };
+    let lease =
+        Lease { cell: request.cell.clone(), underlay: request.underlay, block, renewed: now.moment.wall };
     Ok(put(state, lease, changes))
 }
 
@@ -246,7 +242,7 @@ fn put(state: &State, lease: Lease, mut changes: Vec<Change>) -> Vec<Change> {
 fn reclaim_held(
     state: &State,
     rules: &Rules,
-    now: Timestamp,
+    now: Now<'_>,
     request: &Acquire,
     held: Ipv4Net,
     changes: &mut Vec<Change>,
@@ -258,7 +254,7 @@ fn reclaim_held(
         return Err(LeaseRefusal::TakenAway { held });
     }
     for other in state.leases_overlapping(held) {
-        if !other.is_expired(rules.lease_seconds, now) {
+        if !now.is_expired(other, rules.lease_seconds) {
             return Err(LeaseRefusal::HeldByAnother { held, other: Box::new(other.clone()) });
         }
         changes.push(Change::LeaseRemoved(other.clone()));
@@ -270,7 +266,7 @@ fn reclaim_held(
 fn free_block(
     state: &State,
     rules: &Rules,
-    now: Timestamp,
+    now: Now<'_>,
     pick: u64,
     changes: &mut Vec<Change>,
 ) -> Result<Ipv4Net, LeaseRefusal> {
@@ -282,7 +278,7 @@ fn free_block(
     }
     let reclaimable = state
         .leases()
-        .filter(|lease| lease.is_expired(rules.lease_seconds, now) && rules.pool.contains(lease.block));
+        .filter(|lease| now.is_expired(lease, rules.lease_seconds) && rules.pool.contains(lease.block));
     let Some(oldest) = reclaimable.min_by_key(|lease| lease.renewed) else {
         return Err(LeaseRefusal::PoolExhausted { pool: rules.pool, blocks: rules.pool.blocks().count() });
     };
@@ -299,7 +295,7 @@ fn evict(state: &State, cell: &str) -> Result<Vec<Change>, Refusal> {
     Ok(vec![Change::LeaseRemoved(lease.clone())])
 }
 
-fn allow(state: &State, now: Timestamp, policies: &[Policy]) -> Result<Vec<Change>, Refusal> {
+fn allow(state: &State, now: Now<'_>, policies: &[Policy]) -> Result<Vec<Change>, Refusal> {
     let new: BTreeSet<&Policy> = policies.iter().filter(|policy| state.policy(policy).is_none()).collect();
     let mut tags = state.tags.assignment(now);
     let put = |policy: &Policy| {
@@ -325,7 +321,7 @@ fn within(state: &State, policies: &[Policy], limit: usize) -> Result<(), Refusa
     }
 }
 
-fn remove(state: &State, now: Timestamp, policies: &[Policy]) -> Vec<Change> {
+fn remove(state: &State, now: Now<'_>, policies: &[Policy]) -> Vec<Change> {
     let removed: BTreeSet<&Policy> = policies.iter().collect();
     let mut uses_left = BTreeMap::new();
     let mut changes = Vec::new();
@@ -336,7 +332,7 @@ fn remove(state: &State, now: Timestamp, policies: &[Policy]) -> Vec<Change> {
             let left = uses_left.entry(app.clone()).or_insert_with(|| state.tags.uses(&app));
             *left = left.saturating_sub(1);
             if *left == 0 {
-                changes.push(Change::TagFreed(TagFreed { tag, app, at: now }));
+                changes.push(Change::TagFreed(TagFreed { tag, app, at: now.moment.wall }));
             }
         }
     }

@@ -108,6 +108,12 @@ impl GroupRules {
         Ok(Self(rules.into()))
     }
 
+    /// Rules that allow nothing.
+    #[must_use]
+    pub fn none() -> Self {
+        Self([].into())
+    }
+
     /// Each of them.
     #[must_use]
     pub fn as_slice(&self) -> &[SecurityRule] {

@@ -1,21 +1,9 @@
 //! A cell's piece of the overlay network.
 
-use super::CellName;
+use super::{CellName, Timestamp};
 use ipnet::Ipv4Net;
 use std::fmt;
 use std::net::Ipv4Addr;
-
-/// Seconds since the epoch, as the caller's clock has them.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Timestamp(pub u64);
-
-impl Timestamp {
-    /// Seconds from then until now; 0 when the clock was set back.
-    #[must_use]
-    pub fn seconds_until(self, now: Self) -> u64 {
-        now.0.saturating_sub(self.0)
-    }
-}
 
 /// A block of the overlay network, held by one cell at one underlay address.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,7 +26,7 @@ impl Lease {
         format!("ee:ee:{a:02x}:{b:02x}:{c:02x}:{d:02x}")
     }
 
-    /// Whether the cell has been silent for so long that its block may be given away.
+    /// Whether its time is over by the time of day. [`super::Heard::is_expired`] says whether it may be given away.
     #[must_use]
     pub fn is_expired(&self, lease_seconds: u64, now: Timestamp) -> bool {
         self.renewed.seconds_until(now) >= lease_seconds

@@ -3,6 +3,7 @@
 //! A [`State`] and a [`Command`] give the [`Change`]s to make, or a [`Refusal`]; applying a [`Commit`] of changes gives
 //! the next state. No clock, randomness, store, network or runtime is used here: time and random numbers are arguments.
 
+mod clock;
 mod decide;
 mod group;
 mod import;
@@ -16,9 +17,10 @@ mod tag;
 #[cfg(test)]
 mod tests;
 
+pub use clock::{Heard, Moment, Now, SILENCE_SECONDS, Timestamp, Uptime};
 pub use decide::{Acquire, Command, LeaseRefusal, Refusal, Rules, decide};
 pub use group::{Binding, GroupRules, Reach, SecurityGroup, Workload};
-pub use lease::{Lease, Timestamp};
+pub use lease::Lease;
 pub use name::{AppId, CellName, GroupGuid, GroupName, SpaceId};
 pub use policy::{Policy, Ports, Protocol, TaggedPolicy};
 pub use pool::{Pool, PoolError};

@@ -3,7 +3,7 @@
 //! A freed tag is quarantined, because a cell that is cut off from the controller goes on enforcing what it meant. Only
 //! the app that had it gets it back sooner.
 
-use super::{AppId, Timestamp};
+use super::{AppId, Now, Timestamp};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::num::NonZeroU16;
@@ -83,13 +83,13 @@ impl Tags {
     }
 
     /// The tags that commands of one commit give, on top of those that apps have.
-    pub(super) fn assignment(&self, now: Timestamp) -> Assignment<'_> {
+    pub(super) fn assignment<'a>(&'a self, now: Now<'a>) -> Assignment<'a> {
         Assignment { tags: self, now, given: BTreeMap::new(), taken: BTreeSet::new(), had: None, next: 1 }
     }
 
-    fn is_free(&self, tag: Tag, now: Timestamp) -> bool {
+    fn is_free(&self, tag: Tag, now: Now<'_>) -> bool {
         let quarantined =
-            self.freed.get(&tag).is_some_and(|freed| freed.at.seconds_until(now) < QUARANTINE_SECONDS);
+            self.freed.get(&tag).is_some_and(|freed| now.seconds_freed(freed) < QUARANTINE_SECONDS);
         !quarantined && !self.owners.contains_key(&tag)
     }
 
@@ -126,7 +126,7 @@ impl Tags {
 /// Gives tags to apps that have none, each to one. All of it costs one walk over the tags, however many apps there are.
 pub(super) struct Assignment<'a> {
     tags: &'a Tags,
-    now: Timestamp,
+    now: Now<'a>,
     given: BTreeMap<AppId, Tag>,
     taken: BTreeSet<Tag>,
     /// Who had which freed tag; made when it is first asked for.

@@ -149,12 +149,12 @@ fn a_commit_that_does_not_follow_changes_nothing(store: &dyn Store) {
 fn a_renewal_makes_no_revision(store: &dyn Store) {
     store.commit(&commit(1, vec![Change::LeasePut(lease(1))])).unwrap();
     let renewed = |at| {
-        store.renew(lease(1).underlay, Timestamp(at)).unwrap();
+        store.renew(&[(lease(1).underlay, Timestamp(at))].into()).unwrap();
         store.snapshot().unwrap().lease_at(lease(1).underlay).unwrap().renewed
     };
     assert_eq!(renewed(2000), Timestamp(2000));
     assert_eq!(renewed(1500), Timestamp(2000), "a clock that was set back");
-    store.renew(lease(2).underlay, Timestamp(2000)).unwrap();
+    store.renew(&[(lease(2).underlay, Timestamp(2000))].into()).unwrap();
     let state = store.snapshot().unwrap();
     assert_eq!(
         (state.revision(), state.leases().count()),

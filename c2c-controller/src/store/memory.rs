@@ -1,9 +1,8 @@
 //! A store that ends with the process: for tests, and the plainest reading of what a store is.
 
-use super::{LOG_LENGTH, Since, Store, StoreError, StoreId, log_start};
-use crate::domain::{Commit, Revision, State, Timestamp};
+use super::{LOG_LENGTH, Renewals, Since, Store, StoreError, StoreId, log_start};
+use crate::domain::{Commit, Revision, State};
 use std::collections::VecDeque;
-use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Keeps everything in memory.
@@ -55,8 +54,9 @@ impl Store for MemoryStore {
         Ok(())
     }
 
-    fn renew(&self, underlay: Ipv4Addr, now: Timestamp) -> Result<(), StoreError> {
-        self.lock().state.renew(underlay, now);
+    fn renew(&self, renewals: &Renewals) -> Result<(), StoreError> {
+        let mut inner = self.lock();
+        renewals.iter().for_each(|(underlay, at)| inner.state.renew(*underlay, *at));
         Ok(())
     }
 

@@ -15,9 +15,11 @@ pub use self::sled::SledStore;
 pub use memory::MemoryStore;
 
 use crate::domain::{Commit, Inconsistent, Revision, State, Timestamp};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// How many commits are kept for agents that resume. At one change a second it is most of three hours of absence; an
 /// agent that was away longer takes a snapshot.
@@ -61,6 +63,44 @@ pub enum Since {
     Compacted,
 }
 
+/// When leases were renewed, by their underlay address.
+pub type Renewals = BTreeMap<Ipv4Addr, Timestamp>;
+
+/// What other controllers wrote.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Others {
+    /// Every commit, in order, each once. A security group has the rules in it that it has after the last one, so they
+    /// make the state that is stored when all of them are applied.
+    Commits(Vec<Commit>),
+    /// More than the store's log has: take a snapshot.
+    Compacted,
+}
+
+/// What one controller at a time does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Duty {
+    /// Importing security groups from Cloud Controller.
+    ImportGroups,
+    /// Removing policies of apps that are gone.
+    CleanPolicies,
+}
+
+/// A duty that was taken; it is given back when this is dropped.
+pub trait Lead: fmt::Debug + Send {
+    /// Whether it is still ours. Blocks while the store is asked.
+    fn still(&mut self) -> bool;
+}
+
+/// Leads because there is nobody else.
+#[derive(Debug)]
+struct Alone;
+
+impl Lead for Alone {
+    fn still(&mut self) -> bool {
+        true
+    }
+}
+
 /// Keeps the state. Calls block: what the disk or the database takes.
 pub trait Store: fmt::Debug + Send + Sync {
     /// The store's identity, the same as long as it exists.
@@ -79,12 +119,46 @@ pub trait Store: fmt::Debug + Send + Sync {
     /// other error it is not known whether the commit will be there after a restart.
     fn commit(&self, commit: &Commit) -> Result<(), StoreError>;
 
-    /// Notes that the lease at this address was renewed; nothing when there is none. Makes no revision, and the last
+    /// Notes when leases were renewed; nothing where there is none, or was renewed later. Makes no revision, and the last
     /// seconds of it may be lost with the process: the next heartbeat says it again.
     ///
     /// # Errors
     /// When it cannot be written.
-    fn renew(&self, underlay: Ipv4Addr, now: Timestamp) -> Result<(), StoreError>;
+    fn renew(&self, renewals: &Renewals) -> Result<(), StoreError>;
+
+    /// When each lease was renewed, by all controllers that share the store; nothing when none do.
+    ///
+    /// # Errors
+    /// When what is stored cannot be read.
+    fn renewals(&self) -> Result<Renewals, StoreError> {
+        Ok(Renewals::new())
+    }
+
+    /// Whether other controllers may write, too.
+    fn is_shared(&self) -> bool {
+        false
+    }
+
+    /// What other controllers wrote after the revision that we know; nothing when the store is ours alone.
+    ///
+    /// # Errors
+    /// When what is stored cannot be read, or is older than what we know.
+    fn others_since(&self, _known: Revision) -> Result<Others, StoreError> {
+        Ok(Others::Commits(Vec::new()))
+    }
+
+    /// Waits until the store may be further than the revision that we know, or as long as it is told to.
+    fn wait(&self, _known: Revision, patience: Duration) {
+        std::thread::sleep(patience);
+    }
+
+    /// Takes a duty, unless another controller that shares the store has it.
+    ///
+    /// # Errors
+    /// When the store cannot be asked.
+    fn lead(&self, _duty: Duty) -> Result<Option<Box<dyn Lead>>, StoreError> {
+        Ok(Some(Box::new(Alone)))
+    }
 
     /// What came after a revision.
     ///
@@ -113,8 +187,28 @@ pub enum StoreError {
         /// The store's.
         stored: Revision,
     },
+    /// The database refused; nothing was written.
+    #[error("the store {place} did not take the change; nothing was written")]
+    NotTaken {
+        /// Where it is.
+        place: String,
+        /// What the database says.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// There is too little room on the disk; nothing was written.
+    #[error(
+        "the disk of the store {place} has {free} MiB left, and nothing is written below {reserve} MiB; make room there"
+    )]
+    NoRoom {
+        /// Where it is.
+        place: String,
+        /// What is left, in MiB.
+        free: u64,
+        /// What is kept, in MiB.
+        reserve: u64,
+    },
     /// Another process has it.
-    #[error("the store {place} is in use by another process; one controller at a time may have it")]
+    #[error("the store {place} is in use by another process; end that first")]
     InUse {
         /// Where it is.
         place: String,
@@ -152,6 +246,18 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// Whether it is certain that nothing was written.
+    #[must_use]
+    pub fn is_definite(&self) -> bool {
+        matches!(self, Self::Conflict { .. } | Self::NotTaken { .. } | Self::NoRoom { .. })
+    }
+
+    /// Whether it will not be better until the store is opened again.
+    #[must_use]
+    pub fn is_final(&self) -> bool {
+        matches!(self, Self::Damaged { .. } | Self::Schema { .. })
+    }
+
     fn inconsistent(place: String, error: &Inconsistent) -> Self {
         Self::Damaged { place, problem: error.to_string() }
     }
@@ -163,6 +269,6 @@ fn refilled() -> Commit {
 }
 
 /// The oldest revision after which a store at `current` still has every commit.
-fn log_start(current: Revision) -> Revision {
+pub(crate) fn log_start(current: Revision) -> Revision {
     Revision::new(current.get().saturating_sub(LOG_LENGTH))
 }

@@ -2,7 +2,7 @@
 
 use crate::harness::{Agent, Foundation, LOOPBACK, PATIENCE, hello, within};
 use c2c_controller::api::{AgentService, Terms};
-use c2c_controller::domain::{Command, Policy, Pool, Rules, Timestamp};
+use c2c_controller::domain::{Command, Moment, Policy, Pool, Rules};
 use c2c_controller::ledger::Ledger;
 use c2c_controller::store::MemoryStore;
 use c2c_proto::tls::{self, Identity};
@@ -366,7 +366,7 @@ async fn an_agent_that_does_not_read_is_sent_a_snapshot_instead_of_what_was_drop
     let (mut agent, ..) = settled(&foundation, 1, &[&app]).await;
     for port in 1..=CHANGES {
         let policy = Policy::parse(&app, &app, "tcp", &port.to_string()).unwrap();
-        ledger.execute(&Command::Allow(policy), Timestamp(0)).unwrap();
+        ledger.execute(&Command::Allow(policy), Moment::default()).unwrap();
     }
     let last = ledger.revision().get();
     let (mut revision, mut snapshots) = (1, 0);

@@ -100,7 +100,7 @@ async fn what_is_no_whole_backup_changes_nothing() {
     let data = foundation.data_dir();
     let force = ["--data-dir", data.to_str().unwrap(), "--force"];
     let busy = restore(&file, &force).failed(1);
-    assert!(busy.ends_with("in use by another process; one controller at a time may have it"), "{busy}");
+    assert!(busy.ends_with("in use by another process; end that first"), "{busy}");
     let before = seen(&foundation);
     controller.kill();
     let whole = std::fs::read_to_string(&file).unwrap();

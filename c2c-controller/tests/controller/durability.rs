@@ -160,10 +160,7 @@ fn a_damaged_or_busy_store_is_one_clear_line() {
         crate::harness::Ran::from(command.args(["--listen", "127.0.0.1:0"]).output().unwrap())
     };
     let error = second().failed(1);
-    assert!(
-        error.ends_with("data is in use by another process; one controller at a time may have it"),
-        "{error}"
-    );
+    assert!(error.ends_with("data is in use by another process; end that first"), "{error}");
     controller.kill();
     let database = foundation.data_dir().join("store/db");
     let whole = std::fs::read(&database).unwrap();

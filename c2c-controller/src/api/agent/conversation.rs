@@ -90,10 +90,31 @@ impl Conversation {
             );
             return self.refuse(Reason::NotYou, message).await;
         }
+        self.learn_of(&hello).await?;
         match self.acquire(&hello).await? {
             Ok(lease) => self.follow(incoming, hello, lease).await,
             Err(refused) => self.say_refused(refused).await,
         }
+    }
+
+    /// Learns what another controller told the agent already: an older world than it has would undo some of that.
+    async fn learn_of(&self, hello: &Hello) -> Result<(), End> {
+        let ledger = Arc::clone(&self.service.ledger);
+        let newer = hello.has.as_ref().filter(|(store, revision)| {
+            *store == ledger.store_id().as_str() && *revision > ledger.revision()
+        });
+        if newer.is_none() {
+            return Ok(());
+        }
+        let refreshed = blocking(move || ledger.refresh(now())).await?;
+        refreshed.map_err(|error| {
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                agent = self.peer.name,
+                "an agent knows more"
+            );
+            Status::unavailable(format!("this controller is behind what the cell has seen: {error}")).into()
+        })
     }
 
     async fn acquire(&self, hello: &Hello) -> Result<Result<Lease, v1::LeaseRefused>, End> {
@@ -103,7 +124,7 @@ impl Conversation {
         let request = Acquire { cell: cell.clone(), underlay, held, from_this_store, pick: rand::random() };
         let done = blocking(move || {
             let done = ledger.execute(&Command::Acquire(request), now())?;
-            ledger.renew(underlay, now())?;
+            ledger.renew(underlay, now());
             Ok((done, ledger.lease_of(&cell, underlay)))
         });
         match done.await? {
@@ -117,7 +138,7 @@ impl Conversation {
                 Err(Status::aborted("the lease was taken away while it was given; try again").into())
             }
             Err(LedgerError::Refused(refusal)) => Ok(Err(convert::lease_refused(&refusal))),
-            Err(error @ (LedgerError::Store(_) | LedgerError::Broken)) => {
+            Err(error @ (LedgerError::Store(_) | LedgerError::Broken | LedgerError::Busy)) => {
                 tracing::error!(error = &error as &dyn std::error::Error, "a lease could not be stored");
                 Err(Status::unavailable(error.to_string()).into())
             }
@@ -250,7 +271,6 @@ impl Leased {
         self.session.set_applied(self.machine.applied(beat.applied_revision));
         let (ledger, underlay) = (Arc::clone(&self.ledger), self.lease.underlay);
         let revision = blocking(move || ledger.renew(underlay, now())).await?;
-        let revision = revision.map_err(|error| Status::unavailable(error.to_string()))?;
         say(&self.outgoing, Message::HeartbeatAck(v1::HeartbeatAck { revision: revision.get() })).await
     }
 
@@ -297,8 +317,7 @@ async fn subscribe(
     resume: Option<Revision>,
 ) -> Result<(Start, Subscription), Status> {
     let (ledger, hosted) = (Arc::clone(ledger), hosted.clone());
-    let subscribed = blocking(move || ledger.subscribe(&hosted, resume)).await?;
-    subscribed.map_err(|error| Status::unavailable(error.to_string()))
+    blocking(move || ledger.subscribe(&hosted, resume)).await
 }
 
 async fn say(outgoing: &Outgoing, message: Message) -> Result<(), End> {

@@ -3,8 +3,8 @@
 
 use super::machine::{Machine, Step};
 use crate::domain::{
-    Acquire, AppId, Binding, CellName, Command, Commit, GroupName, GroupRules, Policy, Pool, Reach, Revision,
-    Rules, SecurityGroup, SpaceId, Timestamp, Workload,
+    Acquire, AppId, Binding, CellName, Command, Commit, GroupName, GroupRules, Moment, Policy, Pool, Reach,
+    Revision, Rules, SecurityGroup, SpaceId, Workload,
 };
 use crate::ledger::Ledger;
 use crate::store::MemoryStore;
@@ -91,9 +91,9 @@ impl Agent {
     fn connect(&mut self, ledger: &Ledger, resume: bool) {
         let (cell, underlay) = (cell(self.number), underlay(self.number));
         let acquire = Acquire { cell: cell.clone(), underlay, held: None, from_this_store: true, pick: 0 };
-        ledger.execute(&Command::Acquire(acquire), Timestamp(0)).unwrap();
+        ledger.execute(&Command::Acquire(acquire), Moment::default()).unwrap();
         let resume = Some(Revision::new(self.revision)).filter(|revision| resume && revision.get() > 0);
-        let (start, subscription) = ledger.subscribe(&self.hosted, resume).unwrap();
+        let (start, subscription) = ledger.subscribe(&self.hosted, resume);
         let mut machine = Machine::new(cell, underlay, self.hosted.clone(), resume.unwrap_or_default());
         let message = machine.start(start);
         self.stream = Some((machine, subscription));
@@ -113,7 +113,7 @@ impl Agent {
         let Some((mut machine, mut subscription)) = self.stream.take() else { return };
         match ledger.news(yielded, &mut subscription, machine.hosted()) {
             None => {
-                let (start, fresh) = ledger.subscribe(machine.hosted(), None).unwrap();
+                let (start, fresh) = ledger.subscribe(machine.hosted(), None);
                 let message = machine.start(start);
                 self.stream = Some((machine, fresh));
                 self.hear(message);
@@ -297,14 +297,14 @@ fn bindings() -> impl Strategy<Value = Binding> {
 fn toggle(ledger: &Ledger, policy: Policy) {
     let allowed = ledger.policies(None).1.iter().any(|tagged| tagged.policy == policy);
     let command = if allowed { Command::Remove(policy) } else { Command::Allow(policy) };
-    ledger.execute(&command, Timestamp(0)).unwrap();
+    ledger.execute(&command, Moment::default()).unwrap();
 }
 
 fn set_group(ledger: &Ledger, number: usize, one: bool) {
     let ports = if one { "80" } else { "443" }.to_owned();
     let rules = vec![SecurityRule { ports, ..SecurityRule::default() }];
     let rules = GroupRules::parse("rules", rules).unwrap();
-    ledger.execute(&Command::SetGroup { name: group(number), rules }, Timestamp(0)).unwrap();
+    ledger.execute(&Command::SetGroup { name: group(number), rules }, Moment::default()).unwrap();
 }
 
 fn toggle_binding(ledger: &Ledger, binding: Binding) {
@@ -312,7 +312,7 @@ fn toggle_binding(ledger: &Ledger, binding: Binding) {
         ledger.groups(Some(&binding.group)).1.iter().any(|group| group.reaches.contains(&binding.reach));
     let command = if bound { Command::Unbind(binding) } else { Command::Bind(binding) };
     // Refused when there is no such group.
-    let _ = ledger.execute(&command, Timestamp(0));
+    let _ = ledger.execute(&command, Moment::default());
 }
 
 fn happen(ledger: &Ledger, agents: &mut [Agent], event: Event) {
@@ -320,7 +320,7 @@ fn happen(ledger: &Ledger, agents: &mut [Agent], event: Event) {
         Event::Toggle(source, destination, port) => toggle(ledger, policy(source, destination, port)),
         Event::Evict(number) => {
             // Refused when the cell holds no lease.
-            let _ = ledger.execute(&Command::Evict { cell: cell(number).to_string() }, Timestamp(0));
+            let _ = ledger.execute(&Command::Evict { cell: cell(number).to_string() }, Moment::default());
         }
         Event::Connect(number, resume) => agents[number].connect(ledger, resume),
         Event::Disconnect(number) => agents[number].stream = None,
@@ -336,7 +336,7 @@ fn happen(ledger: &Ledger, agents: &mut [Agent], event: Event) {
         Event::ToggleBinding(binding) => toggle_binding(ledger, binding),
         Event::DeleteGroup(number) => {
             // Refused when there is no such group.
-            let _ = ledger.execute(&Command::DeleteGroup(group(number)), Timestamp(0));
+            let _ = ledger.execute(&Command::DeleteGroup(group(number)), Moment::default());
         }
         Event::Flood => (0..1100).for_each(|_| toggle(ledger, policy(0, 1, 9))),
     }
@@ -369,7 +369,7 @@ fn a_lease_that_is_taken_away_ends_the_stream_and_says_why() {
     let ledger = ledger();
     let mut agent = Agent::new(1);
     agent.connect(&ledger, false);
-    ledger.execute(&Command::Evict { cell: "cell-1".to_owned() }, Timestamp(0)).unwrap();
+    ledger.execute(&Command::Evict { cell: "cell-1".to_owned() }, Moment::default()).unwrap();
     let (machine, subscription) = agent.stream.as_mut().unwrap();
     let news = ledger.news(Vec::new(), subscription, machine.hosted()).unwrap();
     let Step::End(Message::LeaseRefused(refused)) = machine.news(&news) else {

@@ -3,6 +3,7 @@
 use super::OperatorService;
 use crate::api::{caller, now};
 use crate::backup::{self, Header};
+use crate::ledger::Ledger;
 use c2c_proto::tls::Role;
 use c2c_proto::v1;
 use std::io::{self, BufWriter, Write};
@@ -19,13 +20,17 @@ const CHUNKS_WAITING: usize = 4;
 pub(super) type Chunks = ReceiverStream<Result<v1::BackupChunk, Status>>;
 
 impl OperatorService {
-    pub(super) fn back_up(&self, request: &Request<v1::BackupRequest>) -> Result<Response<Chunks>, Status> {
+    pub(super) async fn back_up(
+        &self,
+        request: &Request<v1::BackupRequest>,
+    ) -> Result<Response<Chunks>, Status> {
         let peer = caller(request, Role::Operator).map_err(|status| *status)?;
         let (ledger, operator) = (self.ledger.clone(), peer.name.clone());
+        self.refresh(Ledger::refresh_leases).await?;
         let (chunks, taken) = channel(CHUNKS_WAITING);
         tokio::task::spawn_blocking(move || {
             let parts = ledger.parts();
-            let header = Header::new(&ledger.store_id(), now(), &parts);
+            let header = Header::new(&ledger.store_id(), now().wall, &parts);
             let mut out = BufWriter::with_capacity(CHUNK_BYTES, Chunked(chunks));
             match backup::write(&mut out, &header, &parts) {
                 Ok(()) => tracing::info!(operator, revision = header.revision, "backed up"),

@@ -3,7 +3,7 @@
 use super::{OperatorService, count, invalid, microseconds, patience};
 use crate::api::{blocking, caller, convert};
 use crate::domain::{Binding, Change, Command, GroupName, Reach, Refusal};
-use crate::ledger::Done;
+use crate::ledger::{Done, Ledger};
 use crate::watch::{Audience, Enforcement};
 use c2c_proto::tls::{Peer, Role};
 use c2c_proto::v1;
@@ -87,13 +87,14 @@ impl OperatorService {
         self.reply(&asked, &done, &audience, Vec::new()).await
     }
 
-    pub(super) fn list_groups(
+    pub(super) async fn list_groups(
         &self,
         request: &Request<v1::ListSecurityGroupsRequest>,
     ) -> Result<Response<v1::ListSecurityGroupsReply>, Status> {
         caller(request, Role::Operator).map_err(|status| *status)?;
         let name = &request.get_ref().name;
         let name = (!name.is_empty()).then(|| group_name(name)).transpose()?;
+        self.refresh(Ledger::refresh).await?;
         let (revision, groups) = self.ledger.groups(name.as_ref());
         if let (Some(name), true) = (name, groups.is_empty()) {
             return Err(Status::not_found(Refusal::UnknownGroup(name).to_string()));

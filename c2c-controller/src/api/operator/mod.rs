@@ -5,8 +5,9 @@ mod backup;
 mod groups;
 
 use super::{blocking, caller, convert, now};
-use crate::domain::{AppId, Change, Command, Invalid, Lease, Policy, Refusal, Revision};
+use crate::domain::{AppId, Change, Command, Invalid, Lease, Moment, Policy, Refusal, Revision};
 use crate::ledger::{Done, Ledger, LedgerError};
+use crate::store::StoreError;
 use crate::watch::{Audience, Enforcement, Sessions};
 use c2c_proto::tls::Role;
 use c2c_proto::v1;
@@ -59,6 +60,12 @@ impl OperatorService {
         }))
     }
 
+    /// What is read then is what every controller has acknowledged.
+    async fn refresh(&self, learn: fn(&Ledger, Moment) -> Result<(), StoreError>) -> Result<(), Status> {
+        let ledger = Arc::clone(&self.ledger);
+        blocking(move || learn(&ledger, now())).await?.map_err(|error| status(&error.into()))
+    }
+
     async fn execute(&self, command: Command) -> Result<Done, Status> {
         let ledger = Arc::clone(&self.ledger);
         blocking(move || ledger.execute(&command, now())).await?.map_err(|error| status(&error))
@@ -89,6 +96,7 @@ impl Operator for OperatorService {
         let app = request.into_inner().app;
         let app = (!app.is_empty()).then(|| AppId::parse("app", &app)).transpose();
         let app = app.map_err(|error| invalid(&error))?;
+        self.refresh(Ledger::refresh).await?;
         let (revision, policies) = self.ledger.policies(app.as_ref());
         let policies = policies.iter().map(convert::policy).collect();
         Ok(Response::new(v1::ListAccessReply { revision: revision.get(), policies }))
@@ -99,10 +107,11 @@ impl Operator for OperatorService {
         request: Request<v1::ListLeasesRequest>,
     ) -> Result<Response<v1::ListLeasesReply>, Status> {
         caller(&request, Role::Operator).map_err(|status| *status)?;
+        self.refresh(Ledger::refresh_leases).await?;
         let (revision, leases) = self.ledger.leases();
         let (rules, now) = (self.ledger.rules(), now());
         let state = |lease: &Lease| {
-            let age = lease.renewed.seconds_until(now);
+            let age = lease.renewed.seconds_until(now.wall);
             let applied = self.sessions.applied(&lease.cell);
             v1::LeaseState {
                 lease: Some(convert::lease(lease)),
@@ -177,7 +186,7 @@ impl Operator for OperatorService {
         &self,
         request: Request<v1::ListSecurityGroupsRequest>,
     ) -> Result<Response<v1::ListSecurityGroupsReply>, Status> {
-        self.list_groups(&request)
+        self.list_groups(&request).await
     }
 
     type BackupStream = backup::Chunks;
@@ -186,7 +195,7 @@ impl Operator for OperatorService {
         &self,
         request: Request<v1::BackupRequest>,
     ) -> Result<Response<Self::BackupStream>, Status> {
-        self.back_up(&request)
+        self.back_up(&request).await
     }
 }
 
@@ -204,7 +213,7 @@ fn status(error: &LedgerError) -> Status {
             tracing::error!(error = source as &dyn std::error::Error, "a change could not be stored");
             Status::internal(format!("{error}: {source}"))
         }
-        LedgerError::Broken => Status::unavailable(error.to_string()),
+        LedgerError::Broken | LedgerError::Busy => Status::unavailable(error.to_string()),
     }
 }
 

@@ -1,24 +1,26 @@
-//! The store in a PostgreSQL database. One controller at a time has it: its session holds a lock, and another controller
-//! is refused. A commit is one statement, so it is there whole or not at all, and it is on the server's disk before it is
-//! acknowledged.
+//! The store in a PostgreSQL database, which any number of controllers share. A commit is one statement, so it is there
+//! whole or not at all, and it is on the server's disk before it is acknowledged. The same statement notifies the others.
 //!
 //! All is said on one connection, from a thread of its own. A connection that is lost is made again, and what was being
-//! done is done again: a commit carries a number by which one that was written already is known. What is not here:
-//! telling other controllers of a commit, and encryption of the connection.
+//! done is done again: a commit carries a number by which one that was written already is known. `follow` listens for
+//! notifications on a connection of its own, `lead` holds a duty on another. What is not here: encryption of connections.
 
 #[cfg(test)]
 mod cluster;
+mod follow;
+mod lead;
 mod session;
 mod url;
 
 pub use url::PostgresUrl;
 
 use super::record::{self, BindingRecord, CommitRecord, FreedRecord, GroupRecord, LeaseRecord, PolicyRecord};
-use super::{Since, Store, StoreError, StoreId, keys, log_start, rows};
-use crate::domain::{Commit, Lease, Parts, Revision, State, Timestamp};
+use super::{Duty, Lead, Others, Renewals, Since, Store, StoreError, StoreId, keys, log_start, rows};
+use crate::domain::{Commit, Lease, Parts, Revision, SecurityGroup, State};
+use follow::Follower;
 use serde::de::DeserializeOwned;
-use session::{Row, Session, Write, Written, failed, is_lost};
-use std::net::Ipv4Addr;
+use session::{Later, Row, Session, Write, Written, answered, failed, is_lost};
+use std::collections::BTreeMap;
 use std::sync::mpsc::{Receiver, Sender, channel, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -41,6 +43,7 @@ pub struct PostgresStore {
     id: StoreId,
     /// Nothing when it is being dropped.
     jobs: Mutex<Option<Sender<Job>>>,
+    follower: Follower,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -57,7 +60,7 @@ impl PostgresStore {
     /// Opens the store in a database, or makes one there. Blocks while it connects.
     ///
     /// # Errors
-    /// When another controller has it, it is of another version, or the database cannot be used.
+    /// When somebody has it for himself, it is of another version, or the database cannot be used.
     pub fn open(url: &PostgresUrl) -> Result<Self, StoreError> {
         let (jobs, todo) = channel();
         let (opened, answer) = sync_channel(1);
@@ -77,7 +80,13 @@ impl PostgresStore {
             source: error.into(),
         })?;
         let id = answer.recv().map_err(|_| ended("opened", url))??;
-        Ok(Self { url: url.clone(), id, jobs: Mutex::new(Some(jobs)), thread: Some(thread) })
+        Ok(Self {
+            url: url.clone(),
+            id,
+            jobs: Mutex::new(Some(jobs)),
+            follower: Follower::default(),
+            thread: Some(thread),
+        })
     }
 
     /// Has the thread do it, and waits.
@@ -91,6 +100,23 @@ impl PostgresStore {
         let jobs = self.jobs.lock().unwrap_or_else(PoisonError::into_inner).clone();
         jobs.and_then(|jobs| jobs.send(job).ok()).ok_or_else(|| ended(tried, &self.url))?;
         answer.recv().map_err(|_| ended(tried, &self.url))?
+    }
+
+    /// The commits after one revision until another, which have to be all there.
+    fn read_commits(
+        &self,
+        after: Revision,
+        until: Revision,
+        records: &[Vec<u8>],
+    ) -> Result<Vec<Commit>, StoreError> {
+        let read = records.iter().map(|bytes| record::decode::<CommitRecord, Commit>(bytes));
+        let commits: Option<Vec<_>> = read.collect();
+        let commits = commits.ok_or_else(|| damaged(&self.url, "a commit cannot be read"))?;
+        let expected = (after.get()..until.get()).map(|number| Revision::new(number).next());
+        if !commits.iter().map(|commit| commit.revision).eq(expected) {
+            return Err(damaged(&self.url, "commits are missing"));
+        }
+        Ok(commits)
     }
 
     fn write_of(&self, commit: &Commit) -> Result<Write, StoreError> {
@@ -142,16 +168,56 @@ impl Store for PostgresStore {
         }
     }
 
-    fn renew(&self, underlay: Ipv4Addr, now: Timestamp) -> Result<(), StoreError> {
-        let key = keys::lease(underlay);
-        let renewed = move |bytes: &[u8]| {
+    fn renew(&self, renewals: &Renewals) -> Result<(), StoreError> {
+        let renewals: BTreeMap<_, _> = renewals.iter().map(|(at, when)| (keys::lease(*at), *when)).collect();
+        let keys: Vec<_> = renewals.keys().cloned().collect();
+        let renewed = move |key: &[u8], bytes: &[u8]| {
             let mut lease = record::decode::<LeaseRecord, Lease>(bytes)?;
-            lease.renewed = lease.renewed.max(now);
+            lease.renewed = lease.renewed.max(*renewals.get(key)?);
             record::encode(&LeaseRecord::from(&lease)).ok()
         };
         self.ask("written", move |connection| {
-            connection.retry("written", |session| session.replace(&key, renewed))
+            connection.retry("written", |session| session.replace(&keys, &renewed))
         })
+    }
+
+    fn renewals(&self) -> Result<Renewals, StoreError> {
+        let read = |session: &mut Session| session.records_of(keys::LEASES);
+        let rows = self.ask("read", move |connection| connection.retry("read", read))?;
+        let leases = read_all::<LeaseRecord, Lease>(&self.url, &rows, keys::LEASES)?;
+        Ok(leases.into_iter().map(|lease| (lease.underlay, lease.renewed)).collect())
+    }
+
+    fn is_shared(&self) -> bool {
+        true
+    }
+
+    fn others_since(&self, known: Revision) -> Result<Others, StoreError> {
+        let stored = self.ask("read", |connection| connection.retry("read", Session::stored_revision))?;
+        if stored == known {
+            return Ok(Others::Commits(Vec::new()));
+        }
+        let read = move |session: &mut Session| session.commits_and_records_after(known, keys::GROUPS);
+        let later = self.ask("read", move |connection| connection.retry("read", read))?;
+        let Later { revision: stored, commits, records: groups } = later;
+        if stored < known {
+            let problem = format!("it is at revision {stored}, and revision {known} was seen");
+            return Err(damaged(&self.url, &problem));
+        }
+        if known < log_start(stored) {
+            return Ok(Others::Compacted);
+        }
+        let commits = self.read_commits(known, stored, &commits)?;
+        let groups = read_all::<GroupRecord, SecurityGroup>(&self.url, &groups, keys::GROUPS)?;
+        Ok(Others::Commits(follow::with_rules(commits, groups)))
+    }
+
+    fn wait(&self, known: Revision, patience: Duration) {
+        self.follower.wait(&self.url, known, patience);
+    }
+
+    fn lead(&self, duty: Duty) -> Result<Option<Box<dyn Lead>>, StoreError> {
+        lead::take(&self.url, duty)
     }
 
     fn changes_since(&self, revision: Revision) -> Result<Since, StoreError> {
@@ -161,15 +227,8 @@ impl Store for PostgresStore {
         if revision > current || revision < log_start(current) {
             return Ok(Since::Compacted);
         }
-        let unread = || damaged(&self.url, "a commit cannot be read");
-        let read = |bytes: &Vec<u8>| record::decode::<CommitRecord, Commit>(bytes).map(Arc::new);
-        let commits: Option<Vec<_>> = records.iter().map(read).collect();
-        let commits = commits.ok_or_else(unread)?;
-        let expected = (revision.get()..current.get()).map(|number| Revision::new(number).next());
-        if !commits.iter().map(|commit| commit.revision).eq(expected) {
-            return Err(damaged(&self.url, "commits are missing"));
-        }
-        Ok(Since::Commits(commits))
+        let commits = self.read_commits(revision, current, &records)?;
+        Ok(Since::Commits(commits.into_iter().map(Arc::new).collect()))
     }
 
     fn refill(self: Box<Self>, over: Revision, state: &State) -> Result<Box<dyn Store>, StoreError> {
@@ -182,6 +241,9 @@ impl Store for PostgresStore {
             let deadline = Instant::now();
             let url = connection.url.clone();
             let session = connection.session(deadline)?;
+            if !session.alone().map_err(|error| failed("written", &url, error))? {
+                return Err(StoreError::InUse { place: url.to_string() });
+            }
             session.refill(over, &id, &write).map_err(|error| failed("written", &url, error))
         })?;
         if let Written::No(stored) = written {
@@ -220,7 +282,7 @@ impl Connection {
                     tracing::warn!(%error, store = %self.url, "the connection to the database was lost; it is made again");
                     self.session = None;
                 }
-                Err(error) => return Err(failed(tried, &self.url, error)),
+                Err(error) => return Err(answered(tried, &self.url, error)),
             }
         }
     }
@@ -291,5 +353,7 @@ fn ended(tried: &'static str, url: &PostgresUrl) -> StoreError {
     StoreError::Failed { tried, place: url.to_string(), source: "its thread has ended".into() }
 }
 
+#[cfg(test)]
+mod replicas;
 #[cfg(test)]
 mod tests;

@@ -1,6 +1,10 @@
-//! One connection to the database, and what is said on it. A session holds the store's advisory lock as long as it lives,
-//! so at most one controller has the store; and a session that got the lock knows that nothing of an earlier one is still
-//! under way, because the server lets go of a lock only after its session's last transaction has ended.
+//! One connection to the database, and what is said on it. A session holds the store's advisory lock, shared with those of
+//! other controllers, as long as it lives: so whoever wants the store for himself is refused while anybody has it.
+//!
+//! A commit may be under way on the server when its connection is lost. It needs the one row of `c2c.about` at the revision
+//! before its own, and every commit locks that row: so when another session asks again for the same commit, either that
+//! waits for the first to end and finds it written, by its writer's number, or it writes it, and the first, whenever the
+//! server comes to it, finds another revision and writes nothing.
 
 use super::url::PostgresUrl;
 use crate::domain::Revision;
@@ -9,6 +13,7 @@ use crate::store::{LOG_LENGTH, StoreError, StoreId};
 use postgres::error::SqlState;
 use postgres::types::ToSql;
 use postgres::{Client, IsolationLevel, NoTls, Statement, Transaction};
+use std::fmt;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -21,6 +26,10 @@ const MIGRATIONS: [&str; SCHEMA_VERSION as usize] = [include_str!("migrations/00
 
 /// "c2c-ctl1" in ASCII. Advisory locks are a database's own, so each database can be one store.
 const LOCK: i64 = 0x6332_632d_6374_6c31;
+/// Held by who brings the tables up to date.
+const MIGRATION_LOCK: i64 = LOCK + 1;
+/// Duties have the numbers from here.
+pub(super) const FIRST_DUTY_LOCK: i64 = LOCK + 2;
 
 /// How often the lock is asked for while another session has it.
 const LOCK_PAUSE: Duration = Duration::from_millis(100);
@@ -48,7 +57,8 @@ const COMMIT: &str = "
         ON CONFLICT (key) DO UPDATE SET value = excluded.value
     ),
     forgotten AS (DELETE FROM c2c.commits USING advanced WHERE commits.revision <= $1::bigint - $5::bigint)
-    INSERT INTO c2c.commits (revision, writer, record) SELECT $1, $6, $7 FROM advanced";
+    INSERT INTO c2c.commits (revision, writer, record) SELECT $1, $6, $7 FROM advanced
+    RETURNING pg_notify('c2c', revision::text)";
 
 /// A commit as it is written.
 #[derive(Debug)]
@@ -73,6 +83,13 @@ pub(super) enum Written {
 /// A key and a value.
 pub(super) type Row = (Vec<u8>, Vec<u8>);
 
+/// What is stored, as of one moment.
+pub(super) struct Later {
+    pub(super) revision: Revision,
+    pub(super) commits: Vec<Vec<u8>>,
+    pub(super) records: Vec<Row>,
+}
+
 /// A connection that has the lock.
 pub(super) struct Session {
     client: Client,
@@ -86,9 +103,8 @@ impl Session {
     /// Connects, takes the lock, waiting for it as long as is said, and brings the tables up to date.
     pub(super) fn open(url: &PostgresUrl, patience: Duration) -> Result<Self, StoreError> {
         let failed = |error| failed("opened", url, error);
-        let mut client = url.config().connect(NoTls).map_err(failed)?;
-        client.batch_execute(SETTINGS).map_err(failed)?;
-        if !lock(&mut client, patience).map_err(failed)? {
+        let mut client = connect(url).map_err(failed)?;
+        if !lock_shared(&mut client, patience).map_err(failed)? {
             return Err(StoreError::InUse { place: url.to_string() });
         }
         migrate(&mut client, url)?;
@@ -97,6 +113,16 @@ impl Session {
         let (store, revision) = (StoreId::from(store), revision(stored));
         let commit = client.prepare(COMMIT).map_err(failed)?;
         Ok(Self { client, commit, store, revision })
+    }
+
+    /// Takes the store for this session alone, as long as it lives, if no other one has it.
+    pub(super) fn alone(&mut self) -> Result<bool, postgres::Error> {
+        Ok(self.client.query_one("SELECT pg_try_advisory_lock($1)", &[&LOCK])?.get(0))
+    }
+
+    /// The stored revision.
+    pub(super) fn stored_revision(&mut self) -> Result<Revision, postgres::Error> {
+        Ok(revision(self.client.query_one("SELECT revision FROM c2c.about", &[])?.get(0)))
     }
 
     /// Writes a commit, once however often it is asked to.
@@ -170,29 +196,57 @@ impl Session {
         &mut self,
         after: Revision,
     ) -> Result<(Revision, Vec<Vec<u8>>), postgres::Error> {
-        let mut transaction = reading(&mut self.client)?;
-        let revision = stored_revision(&mut transaction)?;
-        let commits = "SELECT record FROM c2c.commits WHERE revision > $1 ORDER BY revision";
-        let rows = transaction.query(commits, &[&number(after)])?;
-        Ok((revision, rows.iter().map(|row| row.get(0)).collect()))
+        commits_after(&mut reading(&mut self.client)?, after)
     }
 
-    /// Replaces a record by what is made of it; nothing when there is none. Its last seconds may be lost with the server,
-    /// so nobody waits for the disk.
+    /// The stored revision, the commits after another one, in order, and the records of these kinds as they are then.
+    pub(super) fn commits_and_records_after(
+        &mut self,
+        after: Revision,
+        prefix: &[u8],
+    ) -> Result<Later, postgres::Error> {
+        let mut transaction = reading(&mut self.client)?;
+        let (revision, commits) = commits_after(&mut transaction, after)?;
+        Ok(Later { revision, commits, records: records_under(&mut transaction, prefix)? })
+    }
+
+    /// The records whose keys begin so.
+    pub(super) fn records_of(&mut self, prefix: &[u8]) -> Result<Vec<Row>, postgres::Error> {
+        let mut transaction = reading(&mut self.client)?;
+        records_under(&mut transaction, prefix)
+    }
+
+    /// Replaces records by what is made of them, each by itself; nothing where there is none. Their last seconds may be lost
+    /// with the server, so nobody waits for the disk.
     pub(super) fn replace(
         &mut self,
-        key: &[u8],
-        change: impl FnOnce(&[u8]) -> Option<Vec<u8>>,
+        keys: &[Vec<u8>],
+        change: impl Fn(&[u8], &[u8]) -> Option<Vec<u8>>,
     ) -> Result<(), postgres::Error> {
         let mut transaction = self.client.transaction()?;
         transaction.batch_execute("SET LOCAL synchronous_commit = off")?;
-        let stored = "SELECT value FROM c2c.records WHERE key = $1 FOR UPDATE";
-        let Some(row) = transaction.query_opt(stored, &[&key])? else { return Ok(()) };
-        if let Some(value) = change(row.get(0)) {
-            transaction.execute("UPDATE c2c.records SET value = $2 WHERE key = $1", &[&key, &value])?;
-        }
+        // A commit locks this row and then its records; who does it in the same order never waits for who waits for him.
+        transaction.execute("SELECT FROM c2c.about FOR SHARE", &[])?;
+        let stored = "SELECT key, value FROM c2c.records WHERE key = ANY ($1) ORDER BY key FOR UPDATE";
+        let rows = transaction.query(stored, &[&keys])?;
+        let changed = rows.iter().filter_map(|row| {
+            let (key, value): (Vec<u8>, Vec<u8>) = (row.get(0), row.get(1));
+            let value = change(&key, &value)?;
+            Some((key, value))
+        });
+        let (keys, values): (Vec<Vec<u8>>, Vec<Vec<u8>>) = changed.unzip();
+        let put = "UPDATE c2c.records SET value = new.value FROM unnest($1::bytea[], $2::bytea[]) AS new (key, value)
+            WHERE records.key = new.key";
+        transaction.execute(put, &[&keys, &values])?;
         transaction.commit()
     }
+}
+
+/// A connection as all of ours are set up.
+pub(super) fn connect(url: &PostgresUrl) -> Result<Client, postgres::Error> {
+    let mut client = url.config().connect(NoTls)?;
+    client.batch_execute(SETTINGS)?;
+    Ok(client)
 }
 
 /// The connection or the server is gone, and another attempt may find it again: everything that is not the server's answer
@@ -209,14 +263,53 @@ pub(super) fn is_lost(error: &postgres::Error) -> bool {
     error.code().is_none_or(|code| gone.contains(&code) || code.code().starts_with("08"))
 }
 
+/// A connection that may be dropped where no thread may block, as on a runtime: it is ended elsewhere.
+pub(super) struct Droppable(Option<Client>);
+
+impl Droppable {
+    pub(super) fn new(client: Client) -> Self {
+        Self(Some(client))
+    }
+
+    /// Does something with it; nothing only while it is being dropped.
+    pub(super) fn with<T>(&mut self, job: impl FnOnce(&mut Client) -> T) -> Option<T> {
+        self.0.as_mut().map(job)
+    }
+}
+
+impl Drop for Droppable {
+    fn drop(&mut self) {
+        if let Some(client) = self.0.take() {
+            // Without a thread it is dropped here.
+            let _ = thread::Builder::new().name("postgres-end".to_owned()).spawn(move || drop(client));
+        }
+    }
+}
+
+impl fmt::Debug for Droppable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Droppable").finish_non_exhaustive()
+    }
+}
+
+/// What an error means that ended an attempt: when the server answered, its transaction has ended with it.
+pub(super) fn answered(tried: &'static str, url: &PostgresUrl, error: postgres::Error) -> StoreError {
+    match tried {
+        "written" if !is_lost(&error) => {
+            StoreError::NotTaken { place: url.to_string(), source: error.into() }
+        }
+        _ => failed(tried, url, error),
+    }
+}
+
 pub(super) fn failed(tried: &'static str, url: &PostgresUrl, error: postgres::Error) -> StoreError {
     StoreError::Failed { tried, place: url.to_string(), source: error.into() }
 }
 
-fn lock(client: &mut Client, patience: Duration) -> Result<bool, postgres::Error> {
+fn lock_shared(client: &mut Client, patience: Duration) -> Result<bool, postgres::Error> {
     let deadline = Instant::now() + patience;
     loop {
-        let locked = client.query_one("SELECT pg_try_advisory_lock($1)", &[&LOCK])?.get(0);
+        let locked = client.query_one("SELECT pg_try_advisory_lock_shared($1)", &[&LOCK])?.get(0);
         if locked || Instant::now() >= deadline {
             return Ok(locked);
         }
@@ -224,8 +317,16 @@ fn lock(client: &mut Client, patience: Duration) -> Result<bool, postgres::Error
     }
 }
 
-/// Runs with the lock held, so nobody else does it meanwhile; each migration whole or not at all.
+/// One session at a time does it, each migration whole or not at all.
 fn migrate(client: &mut Client, url: &PostgresUrl) -> Result<(), StoreError> {
+    let failed = |error| failed("opened", url, error);
+    client.execute("SELECT pg_advisory_lock($1)", &[&MIGRATION_LOCK]).map_err(failed)?;
+    let migrated = migrate_alone(client, url);
+    client.execute("SELECT pg_advisory_unlock($1)", &[&MIGRATION_LOCK]).map_err(failed)?;
+    migrated
+}
+
+fn migrate_alone(client: &mut Client, url: &PostgresUrl) -> Result<(), StoreError> {
     let failed = |error| failed("opened", url, error);
     let found = schema_version(client).map_err(failed)?;
     let place = || url.to_string();
@@ -252,6 +353,27 @@ fn schema_version(client: &mut Client) -> Result<u32, postgres::Error> {
 
 fn reading(client: &mut Client) -> Result<Transaction<'_>, postgres::Error> {
     client.build_transaction().isolation_level(IsolationLevel::RepeatableRead).read_only(true).start()
+}
+
+fn commits_after(
+    transaction: &mut Transaction<'_>,
+    after: Revision,
+) -> Result<(Revision, Vec<Vec<u8>>), postgres::Error> {
+    let revision = stored_revision(transaction)?;
+    let commits = "SELECT record FROM c2c.commits WHERE revision > $1 ORDER BY revision";
+    let rows = transaction.query(commits, &[&number(after)])?;
+    Ok((revision, rows.iter().map(|row| row.get(0)).collect()))
+}
+
+fn records_under(transaction: &mut Transaction<'_>, prefix: &[u8]) -> Result<Vec<Row>, postgres::Error> {
+    // Every prefix ends with a slash, so the keys that begin so are those up to the next byte.
+    let mut end = prefix.to_vec();
+    end.extend(std::iter::repeat_n(0xff, 8));
+    let rows = transaction.query(
+        "SELECT key, value FROM c2c.records WHERE key >= $1 AND key < $2 ORDER BY key",
+        &[&prefix, &end],
+    )?;
+    Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
 }
 
 fn stored_revision(transaction: &mut Transaction<'_>) -> Result<Revision, postgres::Error> {

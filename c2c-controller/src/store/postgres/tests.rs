@@ -1,5 +1,5 @@
-//! Against a real server: that it does what every store does, that one controller at a time has it, and that what happens
-//! to the connection or the server loses and repeats nothing.
+//! Against a real server: that it does what every store does, and that what happens to the connection or the server loses
+//! and repeats nothing.
 
 use super::cluster::Cluster;
 use super::*;
@@ -12,7 +12,7 @@ fn open(url: &str) -> Result<PostgresStore, StoreError> {
 }
 
 /// Ends every session of the store's database but the one that asks.
-const CUT: &str = "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity
+pub(super) const CUT: &str = "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity
     WHERE datname = current_database() AND pid <> pg_backend_pid() AND application_name = 'c2c-controller'";
 
 #[test]
@@ -26,22 +26,56 @@ fn conforms() {
 }
 
 #[test]
-fn a_store_that_is_opened_again_is_the_same_and_one_controller_has_it() {
+fn a_store_that_is_opened_again_is_the_same() {
     let cluster = Cluster::start();
     let url = cluster.database("net");
     let store = open(&url).unwrap();
     store.commit(&commit(1, vec![Change::LeasePut(lease(1)), group_set("web", "80")])).unwrap();
     store.commit(&commit(2, vec![Change::PolicyPut(policy("a", "b", [1, 2]))])).unwrap();
-    let refused = open(&url).unwrap_err().to_string();
-    assert!(
-        refused.ends_with("/net is in use by another process; one controller at a time may have it"),
-        "{refused}"
-    );
     let (id, state) = (store.id(), store.snapshot().unwrap());
     drop(store);
     let store = open(&url).unwrap();
     assert_eq!((store.id(), store.snapshot().unwrap()), (id, state));
     assert!(matches!(store.changes_since(Revision::ZERO), Ok(Since::Commits(commits)) if commits.len() == 2));
+}
+
+#[test]
+fn a_store_that_others_have_is_not_refilled() {
+    let cluster = Cluster::start();
+    let url = cluster.database("net");
+    let (mine, other) = (open(&url).unwrap(), open(&url).unwrap());
+    let refused = Box::new(mine).refill(Revision::ZERO, &State::default()).unwrap_err().to_string();
+    assert!(refused.ends_with("/net is in use by another process; end that first"), "{refused}");
+    drop(other);
+    let alone = Box::new(open(&url).unwrap());
+    alone.refill(Revision::ZERO, &State::default()).unwrap();
+}
+
+#[test]
+fn a_duty_is_one_controllers_until_it_ends() {
+    let cluster = Cluster::start();
+    let url = cluster.database("net");
+    let (first, second) = (open(&url).unwrap(), open(&url).unwrap());
+    let mut leading = first.lead(Duty::ImportGroups).unwrap().unwrap();
+    assert!(second.lead(Duty::ImportGroups).unwrap().is_none());
+    assert!(second.lead(Duty::CleanPolicies).unwrap().is_some(), "another duty");
+    assert!(leading.still());
+    cluster.client_of("net").execute(CUT, &[]).unwrap();
+    assert!(!leading.still(), "the connection that held it is gone");
+    assert!(second.lead(Duty::ImportGroups).unwrap().is_some());
+}
+
+#[test]
+fn what_the_server_refuses_is_not_written_and_said_so() {
+    let cluster = Cluster::start();
+    let store = open(&cluster.database("net")).unwrap();
+    let mut client = cluster.client_of("net");
+    client.batch_execute("ALTER TABLE c2c.commits ADD CONSTRAINT never CHECK (revision < 0)").unwrap();
+    let refused = store.commit(&commit(1, vec![Change::LeasePut(lease(1))])).unwrap_err();
+    assert!(refused.is_definite(), "{refused:?}");
+    assert_eq!(store.snapshot().unwrap(), State::default());
+    client.batch_execute("ALTER TABLE c2c.commits DROP CONSTRAINT never").unwrap();
+    store.commit(&commit(1, vec![Change::LeasePut(lease(1))])).unwrap();
 }
 
 #[test]

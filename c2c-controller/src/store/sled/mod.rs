@@ -9,7 +9,7 @@ mod beside;
 
 use super::record::{self, BindingRecord, CommitRecord, FreedRecord, GroupRecord, LeaseRecord, PolicyRecord};
 use super::rows::Writes;
-use super::{LOG_LENGTH, Since, Store, StoreError, StoreId, keys, log_start, rows};
+use super::{LOG_LENGTH, Renewals, Since, Store, StoreError, StoreId, keys, log_start, rows};
 use crate::domain::{
     Binding, Change, Commit, GroupName, Lease, Parts, Revision, SecurityGroup, State, TagFreed, TaggedPolicy,
     Timestamp,
@@ -37,6 +37,11 @@ const DATABASE: &str = "store";
 
 /// sled's page cache; a foundation of 10,000 policies has about 5 MB of records.
 const CACHE_BYTES: u64 = 32 << 20;
+
+/// Nothing is written on a disk that has less room than this. sled does not survive a disk that is full: a write that
+/// fails halfway ends all later ones and may end the database. The largest request is 10 MiB of policies, some 30 MiB here
+/// with their log, and what sled has in memory follows by itself.
+const RESERVE_BYTES: u64 = 64 << 20;
 
 /// A group's rules are written in pieces of this size. What is larger than half a megabyte sled puts into a file of its
 /// own, at every change of what lies beside it, and keeps these files for thousands of changes.
@@ -126,6 +131,30 @@ impl SledStore {
         }
         writes.extend(after.records());
         Ok((writes, after))
+    }
+
+    fn renew_one(&self, underlay: Ipv4Addr, at: Timestamp) -> Result<(), StoreError> {
+        let key = keys::lease(underlay);
+        let stored = self.db.get(&key).map_err(|error| self.failed("read", error))?;
+        let Some(mut lease) = stored.and_then(|bytes| record::decode::<LeaseRecord, Lease>(&bytes)) else {
+            return Ok(());
+        };
+        lease.renewed = lease.renewed.max(at);
+        let bytes = self.encode(&LeaseRecord::from(&lease))?;
+        self.db.insert(key, bytes).map_err(|error| self.failed("written", error))?;
+        Ok(())
+    }
+
+    /// Refuses to write on a disk that is nearly full.
+    fn check_room(&self) -> Result<(), StoreError> {
+        let disk =
+            rustix::fs::statvfs(&self.path).map_err(|error| self.failed("read", io::Error::from(error)))?;
+        let free = disk.f_bavail.saturating_mul(disk.f_frsize);
+        if free >= RESERVE_BYTES {
+            return Ok(());
+        }
+        let place = self.path.display().to_string();
+        Err(StoreError::NoRoom { place, free: free >> 20, reserve: RESERVE_BYTES >> 20 })
     }
 
     fn add_change(&self, writes: &mut Writes, change: &Change) -> Result<(), StoreError> {
@@ -283,24 +312,18 @@ impl Store for SledStore {
         if commit.revision != written.revision.next() {
             return Err(StoreError::Conflict { wanted: commit.revision, stored: written.revision });
         }
+        self.check_room()?;
         let (writes, now) = self.plan(commit, *written)?;
         self.write(writes)?;
         *written = now;
         self.acknowledged.write(now.revision).map_err(|error| self.failed("written", error))
     }
 
-    fn renew(&self, underlay: Ipv4Addr, now: Timestamp) -> Result<(), StoreError> {
-        // A commit that takes the lease away must not come between reading and writing it.
+    fn renew(&self, renewals: &Renewals) -> Result<(), StoreError> {
+        // A commit that takes a lease away must not come between reading and writing it.
         let _written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
-        let key = keys::lease(underlay);
-        let stored = self.db.get(&key).map_err(|error| self.failed("read", error))?;
-        let Some(mut lease) = stored.and_then(|bytes| record::decode::<LeaseRecord, Lease>(&bytes)) else {
-            return Ok(());
-        };
-        lease.renewed = lease.renewed.max(now);
-        let bytes = self.encode(&LeaseRecord::from(&lease))?;
-        self.db.insert(key, bytes).map_err(|error| self.failed("written", error))?;
-        Ok(())
+        self.check_room()?;
+        renewals.iter().try_for_each(|(underlay, at)| self.renew_one(*underlay, *at))
     }
 
     fn changes_since(&self, revision: Revision) -> Result<Since, StoreError> {

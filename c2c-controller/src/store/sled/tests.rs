@@ -70,7 +70,7 @@ fn one_process_at_a_time() {
     let (directory, ..) = filled();
     let _store = open(&directory).unwrap();
     let error = open_now(&directory).unwrap_err().to_string();
-    assert!(error.contains("data is in use by another process; one controller at a time"), "{error}");
+    assert!(error.contains("data is in use by another process; end that first"), "{error}");
 }
 
 #[test]

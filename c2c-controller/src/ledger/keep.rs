@@ -1,0 +1,67 @@
+//! What goes on beside the commands, on a thread of its own: commits of other controllers are applied as they are heard of,
+//! and the store is told which leases were renewed.
+
+use super::{Health, Ledger};
+use crate::domain::Moment;
+use std::io;
+use std::sync::{Arc, Weak};
+use std::thread;
+use std::time::Duration;
+
+/// How often the store is looked at when it says nothing, so that what it failed to say is noticed, and how often it is
+/// told of renewals: a twelfth of the default heartbeat, and nothing to a lease of a week.
+const INTERVAL: Duration = Duration::from_millis(2500);
+
+impl Ledger {
+    /// Begins to follow the store, until the ledger is dropped. The time is asked of `now`.
+    ///
+    /// # Errors
+    /// When there can be no thread.
+    pub fn keep(self: &Arc<Self>, now: fn() -> Moment) -> io::Result<()> {
+        let ledger = Arc::downgrade(self);
+        thread::Builder::new().name("ledger".to_owned()).spawn(move || run(&ledger, now)).map(drop)
+    }
+
+    /// Tells the store of the renewals that it has not been told of. What it does not take is told again.
+    fn store_renewals(&self) {
+        let renewals = std::mem::take(&mut *self.pending());
+        if renewals.is_empty() {
+            return;
+        }
+        if let Err(error) = self.store.renew(&renewals) {
+            let error = &error as &dyn std::error::Error;
+            tracing::warn!(error, leases = renewals.len(), "renewals are not stored; they are tried again");
+            let mut pending = self.pending();
+            for (underlay, at) in renewals {
+                pending.entry(underlay).or_insert(at);
+            }
+        }
+    }
+
+    fn follow(&self, now: Moment) {
+        if *self.writing() == Health::Broken {
+            return;
+        }
+        if let Err(error) = self.refresh(now) {
+            let error = &error as &dyn std::error::Error;
+            tracing::warn!(error, "what other controllers do is not known; it is tried again");
+        }
+        self.store_renewals();
+    }
+}
+
+fn run(ledger: &Weak<Ledger>, now: fn() -> Moment) {
+    while let Some(ledger) = ledger.upgrade() {
+        ledger.store.wait(ledger.revision(), INTERVAL);
+        ledger.follow(now());
+    }
+}
+
+/// The last renewals are not lost when the process ends in order.
+impl Drop for Ledger {
+    fn drop(&mut self) {
+        if *self.writing() == Health::Good {
+            self.store_renewals();
+        }
+    }
+}

@@ -1,0 +1,102 @@
+//! The ledger over a store of its own.
+
+use super::*;
+use crate::domain::{Policy, Pool, Timestamp, Uptime};
+use crate::store::MemoryStore;
+
+const NOW: Moment = Moment { wall: Timestamp(0), up: Uptime(0) };
+
+fn rules() -> Rules {
+    Rules { pool: Pool::new("10.255.0.0/16".parse().unwrap(), 24).unwrap(), lease_seconds: 1000 }
+}
+
+fn allow(port: u16) -> Command {
+    Command::Allow(Policy::parse("a", "b", "tcp", &port.to_string()).unwrap())
+}
+
+/// A store that fails when it is told to.
+#[derive(Debug, Default)]
+struct Failing {
+    inner: MemoryStore,
+    failing: std::sync::atomic::AtomicBool,
+}
+
+impl Store for Arc<Failing> {
+    fn id(&self) -> StoreId {
+        self.inner.id()
+    }
+    fn snapshot(&self) -> Result<State, StoreError> {
+        self.inner.snapshot()
+    }
+    fn commit(&self, commit: &Commit) -> Result<(), StoreError> {
+        if self.failing.load(std::sync::atomic::Ordering::SeqCst) {
+            let source = "no space left on device".into();
+            return Err(StoreError::Failed { tried: "written", place: "/store".into(), source });
+        }
+        self.inner.commit(commit)
+    }
+    fn renew(&self, renewals: &Renewals) -> Result<(), StoreError> {
+        self.inner.renew(renewals)
+    }
+    fn changes_since(&self, revision: Revision) -> Result<Since, StoreError> {
+        self.inner.changes_since(revision)
+    }
+    fn refill(self: Box<Self>, over: Revision, _state: &State) -> Result<Box<dyn Store>, StoreError> {
+        Err(StoreError::Conflict { wanted: over, stored: self.inner.snapshot()?.revision() })
+    }
+}
+
+#[test]
+fn after_a_failed_write_nothing_is_acknowledged_until_the_store_is_opened_again() {
+    let store = Arc::new(Failing::default());
+    let ledger = Ledger::open(Box::new(Arc::clone(&store)), rules()).unwrap();
+    let (_, mut subscription) = ledger.subscribe(&Hosted::default(), None);
+    ledger.execute(&allow(1), NOW).unwrap();
+    store.failing.store(true, std::sync::atomic::Ordering::SeqCst);
+    assert!(matches!(ledger.execute(&allow(2), NOW), Err(LedgerError::Store(_))));
+    assert!(*ledger.failed().borrow());
+    store.failing.store(false, std::sync::atomic::Ordering::SeqCst);
+    assert!(matches!(ledger.execute(&allow(3), NOW), Err(LedgerError::Broken)));
+    assert_eq!(ledger.revision(), Revision::new(1));
+    assert_eq!(subscription.drain().unwrap().len(), 1, "watchers see what was stored and nothing else");
+    let reopened = Ledger::open(Box::new(store), rules()).unwrap();
+    assert_eq!(reopened.policies(None).1.len(), 1);
+}
+
+/// Watchers that come at any time, from any revision, while several threads write.
+#[test]
+fn a_watcher_sees_every_later_commit_once_and_in_order() {
+    const COMMANDS: u16 = 300;
+    let ledger = &Ledger::open(Box::new(MemoryStore::default()), rules()).unwrap();
+    let last = Revision::new(3 * u64::from(COMMANDS));
+    let write = |first: u16| {
+        for port in 0..COMMANDS {
+            ledger.execute(&allow(first + port), NOW).unwrap();
+        }
+    };
+    let watch = |resume: bool| {
+        let mut seen = Revision::ZERO;
+        while seen < last {
+            let resume = Some(seen).filter(|_| resume);
+            let (start, mut subscription) = ledger.subscribe(&Hosted::default(), resume);
+            let follow = |seen: Revision, commits: Vec<Arc<Commit>>| {
+                commits.iter().fold(seen, |seen, commit| {
+                    assert_eq!(commit.revision, seen.next());
+                    commit.revision
+                })
+            };
+            seen = match start {
+                Start::Snapshot { revision, .. } => revision,
+                Start::Resume(News { commits, .. }) => follow(seen, commits),
+            };
+            for _ in 0..10 {
+                seen = follow(seen, subscription.drain().unwrap());
+                std::thread::yield_now();
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        (0..3_u16).for_each(|n| drop(scope.spawn(move || write(1 + n * 1000))));
+        [true, false].into_iter().for_each(|resume| drop(scope.spawn(move || watch(resume))));
+    });
+}
