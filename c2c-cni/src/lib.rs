@@ -10,6 +10,8 @@ mod conf;
 mod env;
 mod error;
 mod fields;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 mod garden;
 mod pending;
 mod previous;

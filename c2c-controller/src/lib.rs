@@ -2,8 +2,8 @@
 //!
 //! `domain` decides, `store` keeps, `ledger` does both under one lock and tells `watch`, whose subscriptions `api` turns
 //! into messages; `rest` is Cloud Foundry's policy API, for those whose tokens `auth` verifies, and `cloud` asks Cloud
-//! Controller what they may, both over `https`. `backup` is the state as a file, `import` what the incumbents' databases hold. `assembly` puts them together
-//! for `serve`; `cli` is also the operator's client.
+//! Controller what they may, both over `https`. `backup` is the state as a file, `import` what the incumbents' databases
+//! hold. `assembly` puts them together for `serve`; `cli` is also the operator's client.
 
 pub mod api;
 pub mod assembly;
@@ -13,6 +13,8 @@ pub mod cli;
 pub mod cloud;
 pub mod config;
 pub mod domain;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 mod https;
 pub mod import;
 pub mod ledger;

@@ -6,6 +6,7 @@
 
 mod bench;
 mod build;
+mod fuzz;
 mod lint;
 mod object_check;
 mod run;
@@ -50,6 +51,14 @@ enum Task {
     },
     /// Check the format and run clippy, warnings denied, over the workspace and the eBPF programs.
     Lint,
+    /// Fuzz what reads what others wrote: all targets of `fuzz/`, or one.
+    Fuzz {
+        /// A target's name.
+        target: Option<String>,
+        /// For how long each is run.
+        #[arg(long, default_value_t = 60)]
+        seconds: u32,
+    },
     /// Run a lab of cells in network namespaces: up, status, add, exec, remove, down. Needs root.
     #[command(disable_help_flag = true)]
     Lab {
@@ -90,6 +99,7 @@ fn perform(task: Task) -> Result<ExitCode> {
         Task::Build => build::everything().map(|()| ExitCode::SUCCESS),
         Task::Demo { json } => test::demo(json),
         Task::Test { filter } => test::everything(filter.as_deref()),
+        Task::Fuzz { target, seconds } => fuzz::run(target.as_deref(), seconds),
         Task::Lint => lint::everything().map(|()| ExitCode::SUCCESS),
         Task::Lab { arguments } => test::lab(&arguments),
         Task::Sim { arguments } => sim::simulate(&arguments),

@@ -17,7 +17,7 @@ const PROTOCOL: u32 = 2;
 
 /// What an agent says of itself when it opens its stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Hello {
+pub(crate) struct Hello {
     pub(super) cell: CellName,
     pub(super) underlay: Ipv4Addr,
     pub(super) held: Option<Ipv4Net>,
@@ -51,7 +51,7 @@ impl TryFrom<v1::Hello> for Hello {
 }
 
 /// What came and left by a message.
-pub(super) fn moves(changed: &v1::AppsChanged) -> Result<Moves, Invalid> {
+pub(crate) fn moves(changed: &v1::AppsChanged) -> Result<Moves, Invalid> {
     Ok(Moves {
         removed: hosted(["removed", "spaces_removed"], [&changed.removed, &changed.spaces_removed])?,
         added: hosted(["added", "spaces_added"], [&changed.added, &changed.spaces_added])?,
@@ -66,7 +66,7 @@ fn hosted([app, space]: [&'static str; 2], [apps, spaces]: [&[String]; 2]) -> Re
 }
 
 /// The rules of a request.
-pub(super) fn rules(rules: Vec<v1::SecurityRule>) -> Result<GroupRules, Invalid> {
+pub(crate) fn rules(rules: Vec<v1::SecurityRule>) -> Result<GroupRules, Invalid> {
     GroupRules::parse("rules", rules.into_iter().map(Into::into).collect())
 }
 

@@ -2,7 +2,7 @@
 //! here, by the role in the caller's certificate; what the calls do is the ledger's business.
 
 mod agent;
-mod convert;
+pub(crate) mod convert;
 mod operator;
 
 pub use agent::{AgentService, Terms};

@@ -18,11 +18,11 @@ const LENIENT: GeneralPurpose = GeneralPurpose::new(
 );
 
 /// Keys by what tokens call them (`kid`).
-pub(super) type KeySet = BTreeMap<String, Key>;
+pub(crate) type KeySet = BTreeMap<String, Key>;
 
 /// A public RSA key and the one algorithm that it is for. Cheap to clone.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Key {
+pub(crate) struct Key {
     algorithm: Algorithm,
     /// Modulus and exponent, big-endian, without zeros in front.
     n: Arc<[u8]>,
@@ -62,7 +62,7 @@ impl Key {
     }
 
     /// Whether the key made this signature of this message.
-    pub(super) fn signed(&self, message: &[u8], signature: &[u8]) -> bool {
+    pub(crate) fn signed(&self, message: &[u8], signature: &[u8]) -> bool {
         let components = RsaPublicKeyComponents { n: &self.n, e: &self.e };
         components.verify(self.algorithm.parameters(), message, signature).is_ok()
     }
@@ -86,7 +86,7 @@ struct Jwk {
 }
 
 /// Reads an answer. Keys that cannot be used are left out and logged.
-pub(super) fn parse(answer: &[u8]) -> Result<KeySet, serde_json::Error> {
+pub(crate) fn parse(answer: &[u8]) -> Result<KeySet, serde_json::Error> {
     let answer: Answer = serde_json::from_slice(answer)?;
     Ok(answer.keys.into_iter().filter_map(usable).collect())
 }

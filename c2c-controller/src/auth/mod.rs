@@ -8,12 +8,12 @@
 
 mod cache;
 mod fetch;
-mod keys;
+pub(crate) mod keys;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]
 mod tests;
-mod token;
+pub(crate) mod token;
 
 pub use crate::https::SetupError;
 pub use token::{Refusal, Token};

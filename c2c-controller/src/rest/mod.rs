@@ -11,8 +11,8 @@ mod caller;
 mod headers;
 mod listener;
 mod policies;
-mod query;
-mod wire;
+pub(crate) mod query;
+pub(crate) mod wire;
 
 pub use caller::Access;
 pub use headers::{Origins, OriginsError};
@@ -91,7 +91,7 @@ fn options<H: Handler<T, Rest>, T: 'static>(handler: H, route: MethodRouter<Rest
 
 /// Which JSON is spoken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Version {
+pub(crate) enum Version {
     /// One port for each policy.
     V0,
     /// Ranges of ports.

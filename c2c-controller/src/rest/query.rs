@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 
 /// What is asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Filter {
+pub(crate) enum Filter {
     /// Policies that name one of these on either side.
     Either(BTreeSet<AppId>),
     /// Policies whose source, and whose destination, is one of these; nothing stands for any.
@@ -16,7 +16,7 @@ pub(super) enum Filter {
 impl Filter {
     /// Reads the query of a URL. `id` is stronger than the two others; of a key that is there twice the first counts;
     /// other keys mean nothing, and an id that cannot be one names no app.
-    pub(super) fn parse(query: &str) -> Self {
+    pub(crate) fn parse(query: &str) -> Self {
         let ids = |wanted: &str| {
             let mut pairs = form_urlencoded::parse(query.as_bytes());
             let (_, list) = pairs.find(|(key, _)| key == wanted)?;

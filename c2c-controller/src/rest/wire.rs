@@ -11,7 +11,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 ///
 /// # Errors
 /// The first thing that is wrong, as the caller is told it.
-pub(super) fn parse(version: Version, body: &[u8]) -> Result<Vec<Policy>, String> {
+pub(crate) fn parse(version: Version, body: &[u8]) -> Result<Vec<Policy>, String> {
     match version {
         Version::V0 => parse_as::<OnePort>(body),
         Version::V1 => parse_as::<PortRange>(body),
@@ -19,7 +19,7 @@ pub(super) fn parse(version: Version, body: &[u8]) -> Result<Vec<Policy>, String
 }
 
 /// Writes a reply's policies. Version 0 has no words for ranges of ports: policies with one are left out.
-pub(super) fn write(version: Version, policies: &[TaggedPolicy]) -> serde_json::Result<Vec<u8>> {
+pub(crate) fn write(version: Version, policies: &[TaggedPolicy]) -> serde_json::Result<Vec<u8>> {
     let policies = policies.iter().map(|tagged| &tagged.policy);
     match version {
         Version::V0 => write_as(policies.filter_map(|policy| {

@@ -282,7 +282,12 @@ pub(crate) struct Agent {
 
 impl Agent {
     pub(crate) async fn say(&self, message: ToController) {
-        within(self.say.send(v1::AgentMessage { message: Some(message) })).await.unwrap();
+        assert!(self.try_say(message).await, "the stream has ended");
+    }
+
+    /// Whether there was still a stream to say it on.
+    pub(crate) async fn try_say(&self, message: ToController) -> bool {
+        within(self.say.send(v1::AgentMessage { message: Some(message) })).await.is_ok()
     }
 
     pub(crate) async fn applied(&self, revision: u64) {

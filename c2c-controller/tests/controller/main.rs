@@ -9,6 +9,7 @@ mod durability;
 mod groups;
 mod harness;
 mod import;
+mod kill;
 mod operators;
 mod postgres;
 mod tls;
