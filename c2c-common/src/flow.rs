@@ -95,8 +95,10 @@ pub enum State {
     Established = 2,
     /// One end has closed (TCP).
     Closing = 3,
-    /// Reset, or closed by both ends (TCP).
+    /// Reset, or closed by both ends, the opener first (TCP).
     Closed = 4,
+    /// Closed by both ends, the opener last (TCP): the other end waits before it believes a new connection from that port.
+    Lingering = 5,
 }
 
 impl State {
@@ -108,6 +110,7 @@ impl State {
             1 => Self::Opening,
             2 => Self::Established,
             3 => Self::Closing,
+            5 => Self::Lingering,
             _ => Self::Closed,
         }
     }
@@ -119,12 +122,12 @@ impl State {
             Self::Opening => "opening",
             Self::Established => "established",
             Self::Closing => "closing",
-            Self::Closed => "closed",
+            Self::Closed | Self::Lingering => "closed",
         }
     }
 
     /// How long a flow in this state outlives its last packet: the defaults of netfilter's conntrack, which is what
-    /// apps on Silk live with (`nf_conntrack_proto_{tcp,udp}.c`).
+    /// apps on Silk live with (`nf_conntrack_proto_{tcp,udp}.c`). But for who lingers: Linux waits 60 s (`TCP_TIMEWAIT_LEN`).
     #[inline(always)]
     #[must_use]
     pub const fn timeout_ns(self, protocol: u8) -> u64 {
@@ -133,6 +136,7 @@ impl State {
         match (protocol, self) {
             (TCP, Self::Established) => 5 * DAY,
             (TCP, Self::Closed) => 10 * SECOND,
+            (TCP, Self::Lingering) => 60 * SECOND,
             (_, Self::Opening) if protocol != TCP => 30 * SECOND,
             (TCP, Self::Opening | Self::Closing) | (_, _) => 120 * SECOND,
         }
@@ -182,14 +186,30 @@ impl Flow {
         self
     }
 
+    /// Whether the flow may give way to another where there is no better place: it has timed out, or would have if nobody
+    /// lingered.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_spent(&self, protocol: u8, now_ns: u64) -> bool {
+        let state = State::from_raw(self.state);
+        let state = if matches!(state, State::Lingering) { State::Closed } else { state };
+        now_ns.saturating_sub(self.seen_ns) > state.timeout_ns(protocol)
+    }
+
     #[inline(always)]
     fn close(&mut self, forward: bool, tcp_flags: u8) {
+        let both = flag::FIN_FORWARD | flag::FIN_REVERSE;
+        let was_closed = self.flags & both == both;
         if tcp_flags & tcp::FIN != 0 {
             self.flags |= if forward { flag::FIN_FORWARD } else { flag::FIN_REVERSE };
         }
-        let both = flag::FIN_FORWARD | flag::FIN_REVERSE;
-        let closed = tcp_flags & tcp::RST != 0 || self.flags & both == both;
-        self.state = if closed { State::Closed } else { State::Closing } as u8;
+        if tcp_flags & tcp::RST != 0 {
+            self.state = State::Closed as u8;
+        } else if self.flags & both != both {
+            self.state = State::Closing as u8;
+        } else if !was_closed {
+            self.state = if forward { State::Lingering } else { State::Closed } as u8;
+        }
     }
 }
 
@@ -230,6 +250,18 @@ mod tests {
         let f = f.after(false, TCP, tcp::FIN | tcp::ACK, 12 * S);
         assert_eq!(State::from_raw(f.state), State::Closed);
         assert!(!f.expired(TCP, 22 * S) && f.expired(TCP, 22 * S + 1));
+    }
+
+    #[test]
+    fn who_closed_first_lingers_whatever_is_sent_again() {
+        let fin = tcp::FIN | tcp::ACK;
+        let f = open().after(false, TCP, fin, 11 * S).after(true, TCP, fin, 12 * S);
+        assert_eq!(State::from_raw(f.state), State::Lingering);
+        let again = f.after(false, TCP, fin, 12 * S).after(true, TCP, tcp::ACK, 12 * S);
+        assert_eq!(again, f);
+        assert!(!f.is_spent(TCP, 22 * S) && f.is_spent(TCP, 22 * S + 1));
+        assert!(!f.expired(TCP, 72 * S) && f.expired(TCP, 72 * S + 1));
+        assert_eq!(State::from_raw(f.after(false, TCP, tcp::RST, 13 * S).state), State::Closed);
     }
 
     #[test]

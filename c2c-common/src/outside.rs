@@ -152,7 +152,7 @@ impl Translation {
     pub fn after(mut self, seen: &Seen) -> (Self, bool) {
         let forward = self.flow.is_forward(seen.from_first);
         self.flow = self.flow.after(forward, seen.protocol, seen.tcp_flags, seen.now_ns);
-        let ended = self.flow.is(flag::COUNTED) && self.flow.state == State::Closed as u8;
+        let ended = self.flow.is(flag::COUNTED) && self.flow.state >= State::Closed as u8;
         if ended {
             self.flow.flags &= !flag::COUNTED;
         }
@@ -246,6 +246,8 @@ mod tests {
         let (closed, ended) = fin.after(&seen(tcp::FIN | tcp::ACK, false));
         assert!(ended && !closed.is_counted());
         assert!(!closed.after(&seen(tcp::ACK, true)).1, "only once");
+        let (fin, _) = open.after(&seen(tcp::FIN | tcp::ACK, false));
+        assert!(fin.after(&seen(tcp::FIN | tcp::ACK, true)).1, "whoever closes last");
         assert!(open.after(&seen(tcp::RST, false)).1);
     }
 

@@ -100,30 +100,58 @@ fn is_own(flow: &Translation, ends: Ends) -> bool {
 }
 
 /// Takes the first place that is free, timed out, or the container's own already (or was that of one before it at its
-/// address), for the flow `opened`, and answers what the outside sees.
+/// address), for the flow `opened`, and answers what the outside sees. Without such a place, one that is spent.
 #[inline(always)]
 pub fn claim(config: &Config, ends: Ends, opened: &Translation) -> Option<End> {
     let hash = hash(ends.container, ends.outside);
-    let (mut taken, mut attempt) = (None, 0);
+    // No port yet, which to the verifier is a port like any other, or it would follow both.
+    let (mut taken, mut spent, mut attempt) = (None, unknown(0), 0);
     while taken.is_none() && attempt < TRIES {
-        let end = end(config, ends.protocol, hash, attempt)?;
-        let (key, from_first) = FlowKey::new(end, ends.outside, ends.protocol);
-        if take(&key, &opened.opened_by_first(from_first), ends.protocol) {
-            taken = Some(unknown(end.port as u64) as u16);
+        let Some(end) = end(config, ends.protocol, hash, attempt) else { break };
+        match take(end, ends, opened, false) {
+            Take::Taken => taken = Some(unknown(end.port as u64) as u16),
+            Take::Spent => spent = unknown(end.port as u64),
+            Take::Others => {}
         }
         attempt += 1;
     }
-    Some(End { addr: config.underlay_addr, port: taken? })
+    let end = |port| End { addr: config.underlay_addr, port };
+    if let Some(port) = taken {
+        return Some(end(port));
+    }
+    let spent = end(spent as u16);
+    (spent.port != 0 && matches!(take(spent, ends, opened, true), Take::Taken)).then_some(spent)
+}
+
+/// What an attempt found.
+enum Take {
+    /// A place, which is taken now.
+    Taken,
+    /// Another's flow that both ends have closed, though the server may linger on it. In its place a new one may need a
+    /// retransmission, and so has it only where there is no better.
+    Spent,
+    /// Another's flow.
+    Others,
 }
 
 #[inline(always)]
-fn take(key: &FlowKey, opened: &Translation, protocol: u8) -> bool {
-    let Some((slot, old)) = maps::translation(key) else { return maps::add_translation(key, opened) };
-    if old.end() != opened.end() && !old.flow.expired(protocol, opened.flow.seen_ns) {
-        return false;
+fn take(end: End, ends: Ends, opened: &Translation, spent_will_do: bool) -> Take {
+    let (key, from_first) = FlowKey::new(end, ends.outside, ends.protocol);
+    let opened = opened.opened_by_first(from_first);
+    let Some((slot, old)) = maps::translation(&key) else {
+        return if maps::add_translation(&key, &opened) { Take::Taken } else { Take::Others };
+    };
+    let now_ns = opened.flow.seen_ns;
+    let spent = old.flow.is_spent(ends.protocol, now_ns);
+    let free = old.end() == ends.container || old.flow.expired(ends.protocol, now_ns);
+    if free || (spent && spent_will_do) {
+        outside::replace(&slot, &old, &opened);
+        Take::Taken
+    } else if spent {
+        Take::Spent
+    } else {
+        Take::Others
     }
-    outside::replace(&slot, &old, opened);
-    true
 }
 
 /// What the outside sees of a flow at its n-th attempt. Protocols without ports have but one.

@@ -250,6 +250,16 @@ impl Machine {
         }
     }
 
+    /// Lets time pass for all flows with the outside.
+    pub(crate) fn age_translations(&mut self, seconds: u64) {
+        let flows = self.translations();
+        let mut map: HashMap<_, Raw<FlowKey>, Raw<Translation>> = self.map(layout::TRANSLATIONS);
+        for (key, mut flow) in flows {
+            flow.flow.seen_ns = flow.flow.seen_ns.saturating_sub(seconds * 1_000_000_000);
+            map.insert(Raw(key), Raw(flow), 0).unwrap();
+        }
+    }
+
     pub(crate) fn lease(&mut self, base: Ipv4Addr, prefix: u32, underlay: Ipv4Addr) {
         let [a, b, c, d] = base.octets();
         let lease = Lease { underlay_addr: from_ipv4(underlay), mac: [0xee, 0xee, a, b, c, d], pad: [0; 2] };

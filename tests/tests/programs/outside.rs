@@ -162,6 +162,45 @@ fn a_pool_that_is_used_up_refuses_and_is_never_wrong() {
     assert_eq!(m.connections(FRONTEND).opened - m.connections(FRONTEND).closed, 5);
 }
 
+/// Two clients that try the ports of a pool of two in the same order.
+const TWINS: [End; 2] = [CLIENT, (FRONTEND, CLIENT.1 + 2)];
+
+/// A machine with so many ports, and the first twin's connection, which both ends have closed.
+fn closed_machine(ports: u16, server_first: bool) -> (Machine, End) {
+    let mut m = open_machine();
+    m.configure(&c2c_common::layout::Config { nat_last: 20_000 + ports - 1, ..config() });
+    let port = seen_as(&m.tc(OUT, &tcp(TWINS[0], SERVER, "S")));
+    m.tc(IN, &tcp(SERVER, port, "SA")).expect(REDIRECT, &CAME);
+    let (server, client) = ((IN, tcp(SERVER, port, "FA")), (OUT, tcp(TWINS[0], SERVER, "FA")));
+    for (hook, packet) in if server_first { [server, client] } else { [client, server] } {
+        assert_eq!(m.tc(hook, &packet).action, REDIRECT);
+    }
+    assert_eq!((m.connections(FRONTEND).opened, m.connections(FRONTEND).closed), (1, 1));
+    (m, port)
+}
+
+#[test]
+fn a_port_on_which_the_server_may_linger_rests_for_a_minute() {
+    for (server_first, seconds, same) in
+        [(false, 9, false), (false, 11, true), (true, 11, false), (true, 59, false), (true, 61, true)]
+    {
+        let (mut m, port) = closed_machine(2, server_first);
+        m.age_translations(seconds);
+        let next = seen_as(&m.tc(OUT, &tcp(TWINS[1], SERVER, "S")).expect(REDIRECT, &SENT));
+        assert_eq!(next == port, same, "server first: {server_first}, after {seconds} s");
+    }
+}
+
+#[test]
+fn a_port_on_which_the_server_may_linger_is_better_than_none() {
+    let (mut m, port) = closed_machine(1, true);
+    let hello = tcp(TWINS[1], SERVER, "S");
+    m.tc(OUT, &hello).expect(REDIRECT, &refused(Outcome::NatExhausted));
+    m.age_translations(11);
+    assert_eq!(seen_as(&m.tc(OUT, &hello).expect(REDIRECT, &SENT)), port);
+    m.tc(OUT, &tcp((FRONTEND, 7), SERVER, "S")).expect(REDIRECT, &refused(Outcome::NatExhausted));
+}
+
 #[test]
 fn a_flow_whose_entry_was_lost_keeps_its_port() {
     let mut m = open_machine();
