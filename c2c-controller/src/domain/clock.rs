@@ -95,3 +95,62 @@ impl Heard {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::{AppId, CellName, Revision, TagFreed};
+
+    const LEASE_SECONDS: u64 = 7 * 24 * 60 * 60;
+    const DAY: u64 = 24 * 60 * 60;
+
+    fn lease(renewed: u64) -> Lease {
+        let cell = CellName::parse("cell", "a").unwrap();
+        let block = "10.255.1.0/24".parse().unwrap();
+        Lease { cell, underlay: Ipv4Addr::new(192, 0, 2, 1), block, renewed: Timestamp(renewed) }
+    }
+
+    fn expired(heard: &Heard, lease: &Lease, wall: u64, up: u64) -> bool {
+        let moment = Moment { wall: Timestamp(wall), up: Uptime(up) };
+        Now { moment, heard }.is_expired(lease, LEASE_SECONDS)
+    }
+
+    #[test]
+    fn a_lease_expires_by_both_clocks() {
+        let (mut heard, lease) = (Heard::default(), lease(1000));
+        let late = 1000 + LEASE_SECONDS;
+        assert!(expired(&heard, &lease, late, SILENCE_SECONDS), "nobody was heard for long");
+        assert!(!expired(&heard, &lease, late - 1, SILENCE_SECONDS), "its time is not over");
+        assert!(!expired(&heard, &lease, late, SILENCE_SECONDS - 1), "the process has just begun");
+        heard.renewed(lease.underlay, Uptime(5000));
+        assert!(!expired(&heard, &lease, late + 300 * DAY, 5000 + SILENCE_SECONDS - 1), "a jump forward");
+        assert!(expired(&heard, &lease, late, 5000 + SILENCE_SECONDS));
+        assert!(!expired(&heard, &lease, 3, 5000 + LEASE_SECONDS), "a jump back");
+    }
+
+    #[test]
+    fn a_commit_is_heard_of_its_lease_and_its_removal_ends_that() {
+        let (mut heard, lease) = (Heard::default(), lease(0));
+        let commit = |change| Commit { revision: Revision::FIRST, changes: vec![change] };
+        heard.committed(&commit(Change::LeasePut(lease.clone())), Uptime(9000));
+        assert!(!expired(&heard, &lease, LEASE_SECONDS, 9001));
+        heard.committed(&commit(Change::LeaseRemoved(lease.clone())), Uptime(9002));
+        assert!(expired(&heard, &lease, LEASE_SECONDS, 9003));
+    }
+
+    #[test]
+    fn a_tag_is_freed_for_as_long_as_the_slower_clock_says() {
+        let mut heard = Heard::default();
+        let app = AppId::parse("app", "a").unwrap();
+        let freed = TagFreed { tag: Tag::new(7).unwrap(), app, at: Timestamp(1000) };
+        let seconds = |heard: &Heard, wall, up| {
+            let moment = Moment { wall: Timestamp(wall), up: Uptime(up) };
+            Now { moment, heard }.seconds_freed(&freed)
+        };
+        assert_eq!(seconds(&heard, 1500, 3), 500, "freed before the process began");
+        let commit = Commit { revision: Revision::FIRST, changes: vec![Change::TagFreed(freed.clone())] };
+        heard.committed(&commit, Uptime(100));
+        assert_eq!(seconds(&heard, 1000 + DAY, 130), 30, "a jump forward");
+        assert_eq!(seconds(&heard, 10, 900), 0, "a jump back");
+    }
+}

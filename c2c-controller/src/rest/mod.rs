@@ -104,10 +104,9 @@ async fn uptime(State(rest): State<Rest>) -> String {
 
 /// Whether changes can be stored.
 async fn health(State(rest): State<Rest>) -> Result<(), Failure> {
-    match *rest.shared.ledger.failed().borrow() {
-        true => Err(Failure::Internal("check database failed")),
-        false => Ok(()),
-    }
+    const FAILED: Failure = Failure::Internal("check database failed");
+    let failed = *rest.shared.ledger.failed().borrow();
+    if failed { Err(FAILED) } else { rest.read(|_| ()).await.map_err(|_| FAILED) }
 }
 
 async fn whoami(Administrator { subject }: Administrator) -> Response {
@@ -118,7 +117,7 @@ async fn whoami(Administrator { subject }: Administrator) -> Response {
     answer::json(&WhoAmI { subject })
 }
 
-async fn tags(State(rest): State<Rest>, _: Administrator) -> Response {
+async fn tags(State(rest): State<Rest>, _: Administrator) -> Result<Response, Failure> {
     #[derive(Serialize)]
     struct Tags {
         tags: Vec<TagOf>,
@@ -134,7 +133,8 @@ async fn tags(State(rest): State<Rest>, _: Administrator) -> Response {
         tag: format!("{:04X}", tag.get()),
         r#type: "app",
     };
-    answer::json(&Tags { tags: rest.shared.ledger.tags().into_iter().map(tag_of).collect() })
+    let tags = rest.read(Ledger::tags).await?;
+    Ok(answer::json(&Tags { tags: tags.into_iter().map(tag_of).collect() }))
 }
 
 /// A time as Go writes it, in whole seconds: `1h2m3s`.

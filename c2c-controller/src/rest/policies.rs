@@ -6,10 +6,11 @@ use super::query::Filter;
 use super::{Rest, Version, wire};
 use crate::api::now;
 use crate::domain::{Command, Policy, Refusal, TaggedPolicy};
-use crate::ledger::LedgerError;
+use crate::ledger::{Ledger, LedgerError};
 use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::{RawQuery, State};
 use axum::response::Response;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// The policy server's own limit; some ten thousand policies.
@@ -23,8 +24,7 @@ pub(super) async fn list(
     RawQuery(query): RawQuery,
 ) -> Result<Response, Failure> {
     let filter = Filter::parse(query.as_deref().unwrap_or_default());
-    let failed = Failure::Internal("database read failed");
-    let policies = blocking(move || filter.select(&rest.shared.ledger), failed).await?;
+    let policies = rest.read(move |ledger| filter.select(ledger)).await?;
     let policies = caller.visible(policies).await?;
     written(caller.version, policies).await
 }
@@ -115,6 +115,20 @@ async fn read(body: Body) -> Option<Bytes> {
         return None;
     }
     tokio::time::timeout(BODY_DEADLINE, axum::body::to_bytes(body, BODY_MAX_BYTES)).await.ok()?.ok()
+}
+
+impl Rest {
+    /// Reads what every controller has acknowledged until now.
+    pub(super) async fn read<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&Ledger) -> T + Send + 'static,
+    ) -> Result<T, Failure> {
+        const FAILED: &str = "database read failed";
+        let ledger = Arc::clone(&self.shared.ledger);
+        let fresh = move || ledger.refresh(now()).map(|()| read(&ledger));
+        let read = blocking(fresh, Failure::Internal(FAILED)).await?;
+        read.map_err(|error| Failure::internal(FAILED, &error))
+    }
 }
 
 /// Does what takes long, or waits for a disk, away from the runtime's threads.

@@ -354,6 +354,8 @@ fn ended(tried: &'static str, url: &PostgresUrl) -> StoreError {
 }
 
 #[cfg(test)]
+mod history;
+#[cfg(test)]
 mod replicas;
 #[cfg(test)]
 mod tests;

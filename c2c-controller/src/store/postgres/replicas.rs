@@ -2,6 +2,7 @@
 
 use super::PostgresStore;
 use super::cluster::Cluster;
+use super::history::{Call, Record, judge};
 use crate::api::now;
 use crate::domain::{
     Acquire, CellName, Change, Command, Commit, Lease, Moment, Policy, Pool, Reach, Revision, Rules,
@@ -272,4 +273,59 @@ fn a_server_that_crashes_between_two_controllers_loses_nothing() {
     }
     let reopened = PostgresStore::open(&url.parse().unwrap()).unwrap();
     assert_eq!(reopened.snapshot().unwrap().policies().count(), written);
+}
+
+/// Writers and readers of a few ports by two controllers, while connections are cut.
+#[test]
+fn what_callers_of_two_controllers_are_told_is_what_one_would_have_told_them() {
+    const CALLERS: u64 = 6;
+    const EACH: u64 = 60;
+    let cluster = Cluster::start();
+    let url = cluster.database("net");
+    let ledgers = [ledger(&url), ledger(&url)];
+    let ticks = AtomicU64::new(0);
+    let mut client = cluster.client_of("net");
+    let left = AtomicU64::new(CALLERS);
+    let history = thread::scope(|scope| {
+        let (ticks, left) = (&ticks, &left);
+        scope.spawn(move || {
+            while left.load(Ordering::Relaxed) > 0 {
+                client.execute(super::tests::CUT, &[]).unwrap();
+                thread::sleep(Duration::from_millis(50));
+            }
+        });
+        let callers = (0..CALLERS).zip(ledgers.iter().cycle());
+        let callers: Vec<_> = callers
+            .map(|(caller, ledger)| {
+                scope.spawn(move || {
+                    let made: Vec<_> = (0..EACH).map(|n| call(ledger, ticks, caller * EACH + n)).collect();
+                    left.fetch_sub(1, Ordering::Relaxed);
+                    made
+                })
+            })
+            .collect();
+        callers.into_iter().flat_map(|caller| caller.join().unwrap()).collect::<Vec<_>>()
+    });
+    assert_eq!(history.len() as u64, CALLERS * EACH);
+    assert!(history.iter().any(|record| record.changed) && history.iter().any(|record| !record.changed));
+    judge(history).unwrap();
+}
+
+fn call(ledger: &Ledger, ticks: &AtomicU64, number: u64) -> Record {
+    let port = 1 + u16::try_from(number * 7919 % 3).unwrap();
+    let tick = || ticks.fetch_add(1, Ordering::SeqCst);
+    let began = tick();
+    let (call, command) = match number * 104_729 % 5 {
+        0 | 1 => (Call::Allow(port), Command::Allow(policy(port))),
+        2 | 3 => (Call::Remove(port), Command::Remove(policy(port))),
+        _ => {
+            ledger.refresh(now()).unwrap();
+            let (revision, policies) = ledger.policies(None);
+            let ports = policies.iter().map(|tagged| tagged.policy.ports.start()).collect();
+            let (revision, ended) = (revision.get(), tick());
+            return Record { call: Call::List(ports), began, ended, revision, changed: false };
+        }
+    };
+    let done = ledger.execute(&command, now()).unwrap();
+    Record { call, began, ended: tick(), revision: done.revision.get(), changed: done.commit.is_some() }
 }
