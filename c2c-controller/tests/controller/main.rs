@@ -6,6 +6,7 @@ mod backup;
 #[path = "../../src/store/postgres/cluster.rs"]
 mod cluster;
 mod durability;
+mod full_disk;
 mod groups;
 mod harness;
 mod import;

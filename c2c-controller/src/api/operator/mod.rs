@@ -211,7 +211,9 @@ fn status(error: &LedgerError) -> Status {
         LedgerError::Refused(Refusal::Lease(_)) => Status::failed_precondition(error.to_string()),
         LedgerError::Store(source) => {
             tracing::error!(error = source as &dyn std::error::Error, "a change could not be stored");
-            Status::internal(format!("{error}: {source}"))
+            let causes: Vec<String> = anyhow::Chain::new(error).map(ToString::to_string).collect();
+            // A database's hints are on lines of their own.
+            Status::internal(causes.join(": ").replace('\n', ", "))
         }
         LedgerError::Broken | LedgerError::Busy => Status::unavailable(error.to_string()),
     }

@@ -5,7 +5,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, User, geteuid};
 use postgres::{Client, NoTls};
 use std::os::unix::fs::chown;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
@@ -19,9 +19,14 @@ pub(crate) struct Cluster {
 }
 
 impl Cluster {
-    /// Makes a cluster and starts it.
+    /// Makes a cluster and starts it. It ends with this thread.
     pub(crate) fn start() -> Self {
-        let directory = tempfile::Builder::new().prefix("c2c-postgres-").tempdir_in("/tmp").unwrap();
+        Self::start_in(Path::new("/tmp"))
+    }
+
+    /// With its directory in this one.
+    pub(crate) fn start_in(parent: &Path) -> Self {
+        let directory = tempfile::Builder::new().prefix("c2c-postgres-").tempdir_in(parent).unwrap();
         if geteuid().is_root() {
             let nobody = User::from_name("nobody").unwrap().unwrap();
             chown(directory.path(), Some(nobody.uid.as_raw()), Some(nobody.gid.as_raw())).unwrap();
