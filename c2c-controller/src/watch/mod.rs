@@ -3,10 +3,11 @@
 
 mod filter;
 mod hosted;
+mod places;
 mod sessions;
 mod subscription;
 
 pub use filter::{Filter, GroupNews};
 pub use hosted::{Audience, Hosted, Moves};
-pub use sessions::{Enforcement, Replaced, Session, Sessions};
+pub use sessions::{Enforcement, Progress, Replaced, Session, Sessions};
 pub use subscription::{News, Next, Start, Subscription};
