@@ -4,9 +4,11 @@
 //! The fabrics of a setting are all up at the same time and take turns within a round, so that a machine that is slow for
 //! a while is slow for all of them. A fabric whose own counters do not move with the traffic fails the run.
 
+pub mod baseline;
 mod cells;
 mod chart;
 mod claims;
+mod control;
 mod fabric;
 mod figures;
 mod kernel;
@@ -22,15 +24,16 @@ pub use wire::environment;
 
 use anyhow::{Result, ensure};
 use fabric::Fabrics;
+use setting::Setting;
 use std::time::Duration;
 use traffic::{Pace, Scenario};
 
 /// What to run.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
-    /// A few scenarios, briefly: to see that it works. About two minutes.
+    /// Brief measurements, and unless some are asked for a few scenarios only: to see that it works. About two minutes.
     pub quick: bool,
-    /// Only scenarios whose name contains this.
+    /// Only scenarios whose name contains this; `name/containers/policies` is the whole of it.
     pub only: Option<String>,
 }
 
@@ -40,12 +43,12 @@ const QUICK_TIME: Duration = Duration::from_millis(100);
 
 /// The names of all scenarios.
 #[must_use]
-pub fn names() -> Vec<&'static str> {
-    let mut names: Vec<&str> =
-        traffic::plan(false).iter().flat_map(|(_, list)| list).map(|one| one.name).collect();
-    names.sort_unstable();
-    names.dedup();
-    names
+pub fn names() -> Vec<String> {
+    let labels = |(setting, list): (Setting, Vec<Scenario>)| -> Vec<String> {
+        list.iter().map(|scenario| scenario.label(&setting)).collect()
+    };
+    let experiments = control::EXPERIMENTS.iter().map(|experiment| experiment.name.to_owned());
+    traffic::plan().into_iter().flat_map(labels).chain(experiments).collect()
 }
 
 /// Runs the benchmark and leaves nothing behind, also when it fails.
@@ -54,24 +57,37 @@ pub fn names() -> Vec<&'static str> {
 /// When no scenario has the name that is asked for, something cannot be made, or a fabric is not what it says.
 pub fn run(options: &Options, progress: impl Fn(&str)) -> Result<Vec<Row>> {
     let pace = Pace { time: if options.quick { QUICK_TIME } else { TIME } };
-    let wanted = |scenario: &Scenario| {
-        scenario.fits() && options.only.as_ref().is_none_or(|only| scenario.name.contains(only.as_str()))
-    };
+    let plan = if options.quick && options.only.is_none() { traffic::short_plan() } else { traffic::plan() };
+    let wanted = |label: &str| options.only.as_ref().is_none_or(|only| label.contains(only.as_str()));
     let mut rows = Vec::new();
-    for (setting, scenarios) in traffic::plan(options.quick) {
-        let scenarios: Vec<Scenario> = scenarios.into_iter().filter(wanted).collect();
-        if scenarios.is_empty() {
-            continue;
-        }
-        let (containers, policies) = (setting.containers, setting.policies);
-        let say = |what: &str| progress(&format!("{containers} containers, {policies} policies: {what}"));
-        let fabrics = Fabrics::build(setting, &say)?;
-        say("checking that each fabric is what it says");
-        traffic::check(&fabrics)?;
-        for scenario in scenarios {
-            rows.extend(scenario.measure(&fabrics, pace, &say)?);
+    for (setting, mut scenarios) in plan {
+        scenarios.retain(|scenario| scenario.fits() && wanted(&scenario.label(&setting)));
+        if !scenarios.is_empty() {
+            rows.extend(measure(setting, &scenarios, pace, &progress)?);
         }
     }
+    let effort = if options.quick { control::BRIEF } else { control::FULL };
+    for experiment in control::EXPERIMENTS.iter().filter(|experiment| wanted(experiment.name)) {
+        rows.extend(experiment.measure(&effort, &progress)?);
+    }
     ensure!(!rows.is_empty(), "no scenario is called so; there are: {}", names().join(", "));
+    Ok(rows)
+}
+
+fn measure(
+    setting: Setting,
+    scenarios: &[Scenario],
+    pace: Pace,
+    progress: &impl Fn(&str),
+) -> Result<Vec<Row>> {
+    let (containers, policies) = (setting.containers, setting.policies);
+    let say = |what: &str| progress(&format!("{containers} containers, {policies} policies: {what}"));
+    let fabrics = Fabrics::build(setting, &say)?;
+    say("checking that each fabric is what it says");
+    traffic::check(&fabrics)?;
+    let mut rows = Vec::new();
+    for scenario in scenarios {
+        rows.extend(scenario.measure(&fabrics, pace, &say)?);
+    }
     Ok(rows)
 }

@@ -96,6 +96,14 @@ impl Process {
         }
     }
 
+    /// What the kernel tells of each of its open descriptors, as in `/proc/PID/fdinfo`.
+    pub fn descriptors(self) -> Result<Vec<String>> {
+        let path = format!("/proc/{}/fdinfo", self.pid);
+        let entries = std::fs::read_dir(&path).with_context(|| format!("cannot read {path}"))?;
+        // One may be closed at any moment while this looks.
+        Ok(entries.flatten().filter_map(|entry| std::fs::read_to_string(entry.path()).ok()).collect())
+    }
+
     /// Waits for its end.
     pub fn ended_within(self, bound: Duration) -> Result<bool> {
         let Some(descriptor) = self.descriptor()? else { return Ok(true) };

@@ -4,8 +4,10 @@
 use super::fabric::{Path, mapped};
 use super::load::Way;
 use super::setting::{App, PORT, Policy, Setting};
-use crate::lab::{Container, Options, TemporaryLab, Wanted};
+use crate::lab::{Container, Lab, Options, TemporaryLab, Wanted};
 use crate::netns::Namespace;
+use crate::observe::counters;
+use crate::wait;
 use anyhow::{Context, Result, ensure};
 use c2c_proto::tls::{self, Files, Identity};
 use c2c_proto::v1;
@@ -30,7 +32,15 @@ pub(super) struct Cells {
 impl Cells {
     /// Builds the lab and takes the containers through the shim.
     pub(super) fn build(setting: &Setting) -> Result<Self> {
-        let lab = TemporaryLab::up(&Options::default())?;
+        Self::build_with(setting, &[])
+    }
+
+    /// As [`Cells::build`], with further keys of the agents' configuration.
+    pub(super) fn build_with(setting: &Setting, agent: &[(&str, &str)]) -> Result<Self> {
+        let agent = agent.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+        let lab = TemporaryLab::up(&Options { agent, ..Options::default() })?;
+        // Before any cell has a container that they concern: what the cells are told then is told in one go.
+        write(&lab, others(setting), 0)?;
         let outside = setting.outside(lab.outside().address);
         let mut client = Wanted::app(&App::Client.name());
         for address in outside {
@@ -45,18 +55,8 @@ impl Cells {
                 lab.add(cell, &format!("idle-{cell}-{number}"), &app)?;
             }
         }
+        are_enforced(&lab, setting)?;
         Ok(Self { lab })
-    }
-
-    /// Writes the policies, and waits until both cells enforce them.
-    pub(super) fn allow(&self, setting: &Setting) -> Result<()> {
-        let policies = setting.policies();
-        let write = || {
-            let runtime = Builder::new_current_thread().enable_all().build().context("cannot start tokio")?;
-            // The channel is made by a task of the runtime.
-            runtime.block_on(async { write_all(self.operator()?, policies).await })
-        };
-        self.lab.controller().namespace().run(write)
     }
 
     /// The switch and every host of the underlay that has to do with the traffic.
@@ -85,17 +85,54 @@ impl Cells {
         })
     }
 
-    /// The operator's connection; usable in the controller's namespace.
+    /// The operator's connection.
     pub(super) fn operator(&self) -> Result<OperatorClient<Channel>> {
-        let controller = self.lab.controller();
-        let files = Files {
-            ca: controller.ca.clone(),
-            cert: controller.certificate.clone(),
-            key: controller.key.clone(),
-        };
-        let identity = Identity::load(&files).context("cannot load the operator's certificate")?;
-        Ok(OperatorClient::new(tls::channel(&controller.address, identity)?))
+        operator(&self.lab)
     }
+}
+
+/// The operator's connection. To be made in the controller's namespace, by a task of the runtime that will use it.
+fn operator(lab: &Lab) -> Result<OperatorClient<Channel>> {
+    let controller = lab.controller();
+    let files = Files {
+        ca: controller.ca.clone(),
+        cert: controller.certificate.clone(),
+        key: controller.key.clone(),
+    };
+    let identity = Identity::load(&files).context("cannot load the operator's certificate")?;
+    Ok(OperatorClient::new(tls::channel(&controller.address, identity)?))
+}
+
+/// The policies of a setting without those of the traffic.
+pub(super) fn others(setting: &Setting) -> Vec<Policy> {
+    let mut policies = setting.policies();
+    policies.truncate(policies.len().saturating_sub(2));
+    policies
+}
+
+/// Writes policies, and waits for as long until both cells say that they enforce each of them; 0: does not wait.
+pub(super) fn write(lab: &Lab, policies: Vec<Policy>, wait_milliseconds: u32) -> Result<()> {
+    let write = || {
+        let runtime = Builder::new_current_thread().enable_all().build().context("cannot start tokio")?;
+        // The channel is made by a task of the runtime.
+        runtime.block_on(async { write_all(operator(lab)?, policies, wait_milliseconds).await })
+    };
+    lab.controller().namespace().run(write)
+}
+
+/// Writes the policies of the traffic, and waits until both cells enforce all.
+fn are_enforced(lab: &Lab, setting: &Setting) -> Result<()> {
+    let all = setting.policies();
+    let of_traffic = all.iter().filter(|policy| policy.source == App::Client).cloned().collect();
+    write(lab, of_traffic, ENFORCED_WITHIN_MILLISECONDS)?;
+    for cell in ["a", "b"] {
+        // Each has a row of its own at least.
+        wait::until_true(&format!("cell {cell} to have all policies"), || {
+            let rows = counters::maps(lab, cell)?.get("POLICIES").map_or(0, |map| map.entries);
+            Ok(rows >= all.len() as u64)
+        })?;
+    }
+    Ok(())
 }
 
 /// What a client may reach outside, in Garden's words; protocol 1 is TCP.
@@ -107,16 +144,21 @@ fn net_out(address: Ipv4Addr) -> serde_json::Value {
     })
 }
 
-/// Writes all policies, the last one by itself: when the cells enforce that, they enforce those before it.
-async fn write_all(operator: OperatorClient<Channel>, mut policies: Vec<Policy>) -> Result<()> {
-    let last = policies.pop().context("no policy")?;
+async fn write_all(
+    operator: OperatorClient<Channel>,
+    policies: Vec<Policy>,
+    wait_milliseconds: u32,
+) -> Result<()> {
     let mut writers: JoinSet<Result<()>> = JoinSet::new();
     for writer in 0..WRITERS {
         let mine: Vec<Policy> = policies.iter().skip(writer).step_by(WRITERS).cloned().collect();
         let mut operator = operator.clone();
         writers.spawn(async move {
             for policy in mine {
-                operator.allow_access(request(&policy, 0)).await?;
+                let reply = operator.allow_access(request(&policy, wait_milliseconds)).await?.into_inner();
+                let (concerned, enforcing) = (reply.cells_concerned, reply.cells_enforcing);
+                let enforced = wait_milliseconds == 0 || (concerned == 2 && enforcing == 2);
+                ensure!(enforced, "{enforcing} of {concerned} cells enforce a policy, expected 2 of 2");
             }
             Ok(())
         });
@@ -124,14 +166,6 @@ async fn write_all(operator: OperatorClient<Channel>, mut policies: Vec<Policy>)
     while let Some(written) = writers.join_next().await {
         written.context("a writer panicked")??;
     }
-    let mut operator = operator;
-    let reply = operator.allow_access(request(&last, ENFORCED_WITHIN_MILLISECONDS)).await?.into_inner();
-    ensure!(
-        reply.cells_concerned == 2 && reply.cells_enforcing == 2,
-        "{} of {} cells enforce the policies, expected 2 of 2",
-        reply.cells_enforcing,
-        reply.cells_concerned
-    );
     Ok(())
 }
 

@@ -72,7 +72,7 @@ pub(super) struct Fabrics {
 impl Fabrics {
     /// Makes them.
     pub(super) fn build(setting: Setting, progress: &impl Fn(&str)) -> Result<Self> {
-        progress("c2c: controller, agents and containers");
+        progress("c2c: controller, agents, policies and containers");
         let c2c = Cells::build(&setting)?;
         let place = c2c.lab.place().clone();
         progress("bare, vxlan and silk: cells and containers");
@@ -88,8 +88,6 @@ impl Fabrics {
                 None
             }
         };
-        progress("c2c: policies");
-        c2c.allow(&setting)?;
         Ok(Self { setting, bare, pair, vxlan, silk, silk_laid, c2c })
     }
 

@@ -44,6 +44,21 @@ pub struct Row {
     pub ratio_to_bare: Option<f64>,
 }
 
+impl Row {
+    /// A figure without another to compare it with, from all that was seen.
+    pub(super) fn of(
+        fabric: Fabric,
+        scenario: &str,
+        (containers, policies): (u32, u32),
+        (metric, unit): (&str, &str),
+        values: &[f64],
+    ) -> Self {
+        let (min, median, max) = spread(values);
+        let (scenario, metric, unit) = (scenario.to_owned(), metric.to_owned(), unit.to_owned());
+        Self { scenario, fabric, containers, policies, metric, unit, median, min, max, ratio_to_bare: None }
+    }
+}
+
 /// What the rounds of one scenario showed.
 #[derive(Debug, Default)]
 pub(super) struct Rounds(BTreeMap<(Metric, Fabric), Vec<f64>>);
@@ -68,11 +83,9 @@ impl Rounds {
             .map(|((metric, _), values)| (*metric, spread(values).1))
             .collect();
         let row = |((metric, fabric), values): ((Metric, Fabric), Vec<f64>)| {
-            let (min, median, max) = spread(&values);
-            let ratio_to_bare = bare.get(&metric).map(|bare| median / bare).filter(|ratio| ratio.is_finite());
-            let (metric, unit) = (metric.name.to_owned(), metric.unit.to_owned());
-            let scenario = scenario.to_owned();
-            Row { scenario, fabric, containers, policies, metric, unit, median, min, max, ratio_to_bare }
+            let row = Row::of(fabric, scenario, (containers, policies), (metric.name, metric.unit), &values);
+            let ratio = bare.get(&metric).map(|bare| row.median / bare).filter(|ratio| ratio.is_finite());
+            Row { ratio_to_bare: ratio, ..row }
         };
         self.0.into_iter().map(row).collect()
     }

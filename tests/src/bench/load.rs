@@ -55,7 +55,7 @@ pub(super) struct Pins {
 }
 
 /// Keeps the calling thread on one processor, until the thread ends.
-fn pin(processor: usize) -> Result<()> {
+pub(super) fn pin(processor: usize) -> Result<()> {
     let mut set = CpuSet::new();
     set.set(processor).with_context(|| format!("processor {processor} is none"))?;
     sched_setaffinity(Pid::from_raw(0), &set)

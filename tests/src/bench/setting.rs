@@ -71,6 +71,9 @@ pub(super) struct Setting {
 }
 
 impl Setting {
+    /// The smallest: those of the traffic and nothing else.
+    pub(super) const SMALL: Self = Self { containers: 2, policies: 0, shape: Shape::Ports, egress_rules: 1 };
+
     /// All policies, the traffic's last.
     pub(super) fn policies(&self) -> Vec<Policy> {
         let others = (0..self.policies).map(|number| self.other(number));

@@ -38,18 +38,18 @@ const VIRTUAL: Scenario = Scenario { name: "other-cell-virtual-nic", wire: Wire:
 const VIRTUAL_APART: Scenario =
     Scenario { name: "other-cell-virtual-nic-two-cpus", wire: Wire::Virtual, ..APART };
 
-const SMALL: Setting = Setting { containers: 2, policies: 0, shape: Shape::Ports, egress_rules: 1 };
+const SMALL: Setting = Setting::SMALL;
 const FULL: Setting = Setting { containers: 100, ..SMALL };
 
+/// What shows in short that everything works.
+pub(super) fn short_plan() -> Vec<(Setting, Vec<Scenario>)> {
+    let larger = Setting { containers: 20, policies: 1_000, ..SMALL };
+    vec![(SMALL, vec![OTHER_CELL, SAME_CELL, MAPPED, OUTSIDE]), (larger, vec![OTHER_CELL])]
+}
+
 /// Settings with their scenarios, in the order in which they are run.
-pub(super) fn plan(quick: bool) -> Vec<(Setting, Vec<Scenario>)> {
+pub(super) fn plan() -> Vec<(Setting, Vec<Scenario>)> {
     let full = |policies| Setting { policies, ..FULL };
-    if quick {
-        return vec![
-            (SMALL, vec![OTHER_CELL, SAME_CELL, MAPPED, OUTSIDE]),
-            (Setting { containers: 20, ..full(1_000) }, vec![OTHER_CELL]),
-        ];
-    }
     let growth = [100, 1_000, 10_000, 100_000].map(|policies| (full(policies), vec![OTHER_CELL]));
     let small = vec![OTHER_CELL, APART, SAME_CELL, SAME_APART, MAPPED, OUTSIDE, VIRTUAL, VIRTUAL_APART];
     let head = [(SMALL, small), (FULL, vec![OTHER_CELL, SAME_CELL])];
@@ -98,6 +98,11 @@ impl Scenario {
             }
         }
         Ok(rounds.rows(self.name, u32::from(setting.containers), setting.policies))
+    }
+
+    /// Its name in a setting, as it can be asked for.
+    pub(super) fn label(&self, setting: &Setting) -> String {
+        format!("{}/{}/{}", self.name, setting.containers, setting.policies)
     }
 
     /// Whether the machine has the processors that it takes.
