@@ -1,8 +1,8 @@
 //! Puts the parts of `serve` together, runs them until a signal or a failing store ends them, and takes them apart.
 
-use crate::api::{self, AgentService, OperatorService, Terms};
+use crate::api::{self, AgentService, GroupsFrom, OperatorService, Terms};
 use crate::auth::Verifier;
-use crate::cloud::{self, Cloud};
+use crate::cloud::{self, Cloud, Importer};
 use crate::config::{CloudConfig, Config, RestConfig, StorePlace};
 use crate::ledger::Ledger;
 use crate::rest::{self, Access, Rest};
@@ -57,11 +57,16 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
 
     let (stop, stopping) = watch::channel(false);
     let rest = tokio::spawn(run_rest(rest, stopping.clone()));
-    if let (Some(cloud), Some(CloudConfig { cleanup_every, .. })) = (cloud, &config.cloud) {
-        tokio::spawn(cloud::run_cleaner(cloud, Arc::clone(&ledger), *cleanup_every, stopping.clone()));
+    if let (Some(cloud), Some(settings)) = (cloud, &config.cloud) {
+        follow_cloud(cloud, settings, &ledger, &stopping)?;
     }
     let identity = certificates.identity.clone();
-    let server = tokio::spawn(run_server(listener, identity, Arc::clone(&ledger), terms(&config), stopping));
+    let groups = match config.cloud.as_ref().and_then(|cloud| cloud.import.as_ref()) {
+        Some(_) => GroupsFrom::CloudController,
+        None => GroupsFrom::Operators,
+    };
+    let server =
+        tokio::spawn(run_server(listener, identity, Arc::clone(&ledger), terms(&config), groups, stopping));
     notify(&[NotifyState::Ready]);
     let ended = wait_for_end(&mut signals, &certificates, &ledger).await;
     notify(&[NotifyState::Stopping]);
@@ -89,6 +94,21 @@ struct OpenRest {
     listener: TcpListener,
     certificate: ServerCertificate,
     rest: Rest,
+}
+
+/// Starts what is done because of what Cloud Controller says, until we stop.
+fn follow_cloud(
+    cloud: Cloud,
+    settings: &CloudConfig,
+    ledger: &Arc<Ledger>,
+    stopping: &watch::Receiver<bool>,
+) -> anyhow::Result<()> {
+    if let Some(import) = &settings.import {
+        let importer = Importer::new(cloud.clone(), import, Arc::clone(ledger))?;
+        tokio::spawn(importer.run(import.every, stopping.clone()));
+    }
+    tokio::spawn(cloud::run_cleaner(cloud, Arc::clone(ledger), settings.cleanup_every, stopping.clone()));
+    Ok(())
 }
 
 /// Without Cloud Controller only administrators are let in, and they have no quota.
@@ -126,6 +146,7 @@ async fn run_server(
     identity: Identity,
     ledger: Arc<Ledger>,
     terms: Terms,
+    groups: GroupsFrom,
     stopping: watch::Receiver<bool>,
 ) -> Result<(), tonic::transport::Error> {
     let sessions = Arc::new(Sessions::default());
@@ -136,7 +157,7 @@ async fn run_server(
         .http2_keepalive_interval(Some(interval))
         .http2_keepalive_timeout(Some(timeout))
         .add_service(FabricServer::new(agents))
-        .add_service(OperatorServer::new(OperatorService::new(ledger, sessions)))
+        .add_service(OperatorServer::new(OperatorService::new(ledger, sessions, groups)))
         .serve_with_incoming_shutdown(tls::incoming(listener, identity), async move {
             // An error means that nobody is left to tell us.
             let _ = stopping.wait_for(|stopping| *stopping).await;

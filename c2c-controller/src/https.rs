@@ -193,7 +193,7 @@ impl Https {
     /// # Errors
     /// When there is none.
     pub(crate) async fn call(&self, call: Call) -> Result<Bytes, CallError> {
-        let (server, url, deadline) = (self.shared.name, self.url(&call), call.deadline);
+        let (server, url, deadline) = (self.shared.name, self.url(&call.path), call.deadline);
         let answer = tokio::time::timeout(deadline, self.exchange(call, &url)).await;
         answer.unwrap_or(Err(CallError::Deadline { server, url, deadline }))
     }
@@ -203,13 +203,22 @@ impl Https {
     /// # Errors
     /// When there is none, or it is no JSON of this shape.
     pub(crate) async fn json<T: DeserializeOwned>(&self, call: Call) -> Result<T, CallError> {
-        let (server, url) = (self.shared.name, self.url(&call));
+        let path = call.path.clone();
         let body = self.call(call).await?;
-        serde_json::from_slice(&body).map_err(|source| CallError::Json { server, url, source })
+        self.read(&path, &body)
     }
 
-    fn url(&self, call: &Call) -> String {
-        format!("{}{}", self.shared.base, call.path)
+    /// What an answer says to a question for this path.
+    ///
+    /// # Errors
+    /// When it is no JSON of this shape.
+    pub(crate) fn read<T: DeserializeOwned>(&self, path: &str, body: &[u8]) -> Result<T, CallError> {
+        let (server, url) = (self.shared.name, self.url(path));
+        serde_json::from_slice(body).map_err(|source| CallError::Json { server, url, source })
+    }
+
+    fn url(&self, path: &str) -> String {
+        format!("{}{path}", self.shared.base)
     }
 
     async fn exchange(&self, call: Call, url: &str) -> Result<Bytes, CallError> {

@@ -6,7 +6,7 @@ pub(crate) mod convert;
 mod operator;
 
 pub use agent::{AgentService, Terms};
-pub use operator::OperatorService;
+pub use operator::{GroupsFrom, OperatorService};
 
 use crate::domain::{Moment, Timestamp, Uptime};
 use c2c_proto::tls::{Peer, Role};

@@ -5,15 +5,16 @@
 //! does not show them to our client: then nothing is removed, because policies that stay hurt nobody, and policies of
 //! living apps that go cut their connections.
 
+use super::turn::Turn;
 use super::{Cloud, CloudError};
 use crate::api::now;
 use crate::domain::{AppId, Change, Command, Policy, TaggedPolicy};
 use crate::ledger::{Done, Ledger, LedgerError};
+use crate::store::Duty;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
-use tokio::time::{Instant, MissedTickBehavior, interval_at};
 
 /// Why nothing was removed.
 #[derive(Debug, thiserror::Error)]
@@ -77,22 +78,11 @@ fn removed(done: &Done) -> Vec<TaggedPolicy> {
     removed.collect()
 }
 
-/// Cleans every so often until we stop. What goes wrong is tried again the next time.
-pub(crate) async fn run(
-    cloud: Cloud,
-    ledger: Arc<Ledger>,
-    every: Duration,
-    mut stopping: watch::Receiver<bool>,
-) {
-    // The first time after a whole period, so that controllers that start again and again do not ask each time.
-    let mut ticks = interval_at(Instant::now() + every, every);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        tokio::select! {
-            // An error means that nobody is left to tell us.
-            _ = stopping.wait_for(|stopping| *stopping) => return,
-            _ = ticks.tick() => {}
-        }
+/// Cleans every so often until we stop. The first time after a whole period, so that controllers that start again and again
+/// do not ask each time.
+pub(crate) async fn run(cloud: Cloud, ledger: Arc<Ledger>, every: Duration, stopping: watch::Receiver<bool>) {
+    let mut turn = Turn::new(Arc::clone(&ledger), Duty::CleanPolicies, [every, every], stopping);
+    while turn.comes().await {
         if let Err(error) = cloud.clean(&ledger).await {
             let error = &error as &dyn std::error::Error;
             tracing::error!(error, "the policies of apps that are gone cannot be cleaned now");

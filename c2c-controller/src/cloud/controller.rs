@@ -1,19 +1,29 @@
 //! Cloud Controller's v3 lists, each read whole or not at all: by pages that we count ourselves, because where a page says
 //! that the next one is would be followed with our token. Nothing is taken from a list that was not asked for.
 
+use super::groups::Listed;
 use super::tokens::Tokens;
 use crate::domain::{AppId, SpaceId};
 use crate::https::{Call, CallError, Https};
 use hyper::StatusCode;
+use hyper::body::Bytes;
 use serde::Deserialize;
 use serde::de::{DeserializeOwned, IgnoredAny};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Ids in one request, and their bytes with commas between: nginx in front of Cloud Controller takes a request line of
 /// 8 KiB, and 200 GUIDs are 7,400 bytes.
 const CHUNK_IDS: usize = 200;
 const CHUNK_BYTES: usize = 7_600;
+/// An app is some 3 KiB.
+const OF_CHUNK: Limits =
+    Limits { per_page: CHUNK_IDS, pages: 1, bytes: 8 << 20, deadline: Duration::from_secs(10) };
+/// Twenty thousand groups are more than anybody has. A group of many rules that is bound to some thousand spaces is some
+/// hundred KiB, so that a page is not too long for Cloud Controller either.
+const OF_GROUPS: Limits =
+    Limits { per_page: 100, pages: 200, bytes: 128 << 20, deadline: Duration::from_secs(30) };
 
 /// Why Cloud Controller's answer is not known.
 #[derive(Debug, thiserror::Error)]
@@ -54,6 +64,17 @@ impl From<&str> for Developer {
 pub(super) struct Controller {
     https: Https,
     tokens: Tokens,
+}
+
+/// How long a list may be.
+#[derive(Clone, Copy, Debug)]
+struct Limits {
+    per_page: usize,
+    pages: usize,
+    /// Of all pages together.
+    bytes: usize,
+    /// For a page.
+    deadline: Duration,
 }
 
 #[derive(Deserialize)]
@@ -97,9 +118,9 @@ struct ToOne {
     data: Option<Guid>,
 }
 
-#[derive(Deserialize)]
-struct Guid {
-    guid: String,
+#[derive(Clone, Debug, Deserialize)]
+pub(super) struct Guid {
+    pub(super) guid: String,
 }
 
 impl ToOne {
@@ -127,17 +148,22 @@ impl Controller {
         Ok(self.apps(apps).await?.into_keys().collect())
     }
 
+    /// All security groups, in the order in which they were made, so that new ones come last.
+    pub(super) async fn groups(&self) -> Result<Vec<Listed>, CloudError> {
+        self.list("/v3/security_groups?order_by=created_at", OF_GROUPS).await
+    }
+
     /// Whether it shows us any space.
     pub(super) async fn has_spaces(&self) -> Result<bool, CloudError> {
-        let spaces: Page<IgnoredAny> = self.get(Call::get("/v3/spaces?per_page=1&page=1")).await?;
-        Ok(!spaces.resources.is_empty())
+        let spaces = self.get(Call::get("/v3/spaces?per_page=1&page=1")).await?;
+        Ok(!self.https.read::<Page<IgnoredAny>>("/v3/spaces", &spaces)?.resources.is_empty())
     }
 
     /// Those of the apps that there are, and the GUIDs of their spaces.
     async fn apps(&self, apps: &BTreeSet<AppId>) -> Result<BTreeMap<AppId, String>, CloudError> {
         let mut found = BTreeMap::new();
         for chunk in chunks(apps.iter().map(AppId::as_str)) {
-            let listed: Vec<App> = self.list(&format!("/v3/apps?guids={chunk}"), CHUNK_IDS, 1).await?;
+            let listed: Vec<App> = self.list(&format!("/v3/apps?guids={chunk}"), OF_CHUNK).await?;
             found.extend(listed.into_iter().filter_map(|app| {
                 let space = app.relationships.space.guid().to_owned();
                 Some((AppId::parse("app", &app.guid).ok()?, space))
@@ -157,7 +183,7 @@ impl Controller {
         let mut developed = BTreeSet::new();
         for chunk in chunks(spaces.iter().map(SpaceId::as_str)) {
             let path = format!("/v3/roles?types=space_developer&user_guids={user}&space_guids={chunk}");
-            let roles: Vec<Role> = self.list(&path, CHUNK_IDS, 1).await?;
+            let roles: Vec<Role> = self.list(&path, OF_CHUNK).await?;
             let roles = roles.iter().filter(|role| {
                 role.r#type == "space_developer" && role.relationships.user.guid() == &**subject
             });
@@ -170,21 +196,20 @@ impl Controller {
     }
 
     /// All pages of a list. `path` has a query already.
-    async fn list<T: DeserializeOwned>(
-        &self,
-        path: &str,
-        per_page: usize,
-        max_pages: usize,
-    ) -> Result<Vec<T>, CloudError> {
+    async fn list<T: DeserializeOwned>(&self, path: &str, limits: Limits) -> Result<Vec<T>, CloudError> {
+        let Limits { per_page, pages, bytes, deadline } = limits;
         let not_whole = |problem: String| {
             let path = path.split('?').next().unwrap_or(path).to_owned();
             Err(CloudError::NotWhole { path, problem })
         };
         let mut all = Vec::new();
-        for page in 1..=max_pages {
+        let mut bytes_left = bytes;
+        for page in 1..=pages {
             let path = format!("{path}&per_page={per_page}&page={page}");
+            let body = self.get(Call::get(path.as_str()).within(deadline, bytes_left)).await?;
+            bytes_left = bytes_left.saturating_sub(body.len());
             let Page { pagination: Pagination { total_results, next }, resources } =
-                self.get(Call::get(path)).await?;
+                self.https.read(&path, &body)?;
             all.extend(resources);
             match next {
                 Some(_) => {}
@@ -192,18 +217,18 @@ impl Controller {
                 None => return not_whole(format!("it has {} of {total_results} entries", all.len())),
             }
         }
-        not_whole(format!("it does not end after {max_pages} pages of {per_page}"))
+        not_whole(format!("it does not end after {pages} pages of {per_page}"))
     }
 
     /// Asks once more when our token is refused: keys may have been exchanged, or clients changed.
-    async fn get<T: DeserializeOwned>(&self, call: Call) -> Result<T, CloudError> {
+    async fn get(&self, call: Call) -> Result<Bytes, CloudError> {
         let token = self.tokens.get().await?;
-        let answer = self.https.json(call.clone().authorized(token.clone())).await;
+        let answer = self.https.call(call.clone().authorized(token.clone())).await;
         match answer {
             Err(error) if error.status() == Some(StatusCode::UNAUTHORIZED) => {
                 self.tokens.drop_token(&token).await;
                 let token = self.tokens.get().await?;
-                Ok(self.https.json(call.authorized(token)).await?)
+                Ok(self.https.call(call.authorized(token)).await?)
             }
             answer => Ok(answer?),
         }

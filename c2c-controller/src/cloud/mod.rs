@@ -2,17 +2,23 @@
 //! and the security groups. Asked with a token of our own, which the UAA gives for our client's secret.
 //!
 //! `tokens` has that token, `controller` reads Cloud Controller's lists whole or not at all, `memory` remembers for a
-//! moment what was answered, and `access` says what somebody may do who is no administrator, and `cleaner`
-//! removes the policies of apps that are gone.
+//! moment what was answered, and `access` says what somebody may do who is no administrator. `cleaner` removes the policies
+//! of apps that are gone; `importer` makes our security groups Cloud Controller's, whose words `groups` reads. Of
+//! several controllers one at a time does each of the two, by `turn`.
 
 mod access;
 mod cleaner;
 mod controller;
+mod groups;
+mod importer;
 mod memory;
 mod tokens;
+mod turn;
 
 pub(crate) use cleaner::run as run_cleaner;
 pub(crate) use controller::{CloudError, Developer};
+pub use importer::ImportSettings;
+pub(crate) use importer::Importer;
 
 use crate::domain::{AppId, SpaceId};
 use crate::https::{Https, Server, SetupError};

@@ -1,8 +1,9 @@
 //! What needs Cloud Controller: its place, our client at the UAA, and what space developers may.
 
 use super::{ConfigError, Layers};
-use crate::cloud::{Client, Settings};
+use crate::cloud::{Client, ImportSettings, Settings};
 use clap::Args;
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// Flags about Cloud Controller.
@@ -29,6 +30,21 @@ pub struct CloudArgs {
     /// How often policies of apps that are gone are removed [default: 60]
     #[arg(long, env = "C2C_POLICY_CLEANUP_MINUTES", value_name = "MINUTES")]
     pub policy_cleanup_minutes: Option<String>,
+    /// Cloud Controller's internal API; with it, security groups are imported from Cloud Controller
+    #[arg(long, env = "C2C_CC_INTERNAL_URL", value_name = "URL")]
+    pub cc_internal_url: Option<String>,
+    /// CA of its certificate there (PEM) [default: that of cc_url]
+    #[arg(long, env = "C2C_CC_INTERNAL_CA", value_name = "FILE")]
+    pub cc_internal_ca: Option<String>,
+    /// The certificate that we show there (PEM) [default: the controller's]
+    #[arg(long, env = "C2C_CC_INTERNAL_CERTIFICATE", value_name = "FILE")]
+    pub cc_internal_certificate: Option<String>,
+    /// Its private key (PEM) [default: the controller's]
+    #[arg(long, env = "C2C_CC_INTERNAL_KEY", value_name = "FILE")]
+    pub cc_internal_key: Option<String>,
+    /// How often Cloud Controller is asked whether its security groups changed [default: 60]
+    #[arg(long, env = "C2C_SECURITY_GROUP_POLL_SECONDS", value_name = "SECONDS")]
+    pub security_group_poll_seconds: Option<String>,
 }
 
 /// What is done with Cloud Controller.
@@ -42,9 +58,11 @@ pub struct CloudConfig {
     pub policies_per_source: usize,
     /// How often policies of apps that are gone are removed.
     pub cleanup_every: Duration,
+    /// Where security groups are imported from; nothing: operators set them here.
+    pub import: Option<ImportSettings>,
 }
 
-pub(super) fn flags(args: &CloudArgs) -> [(&'static str, &Option<String>); 7] {
+pub(super) fn flags(args: &CloudArgs) -> [(&'static str, &Option<String>); 12] {
     [
         ("cc_url", &args.cc_url),
         ("cc_ca", &args.cc_ca),
@@ -53,6 +71,11 @@ pub(super) fn flags(args: &CloudArgs) -> [(&'static str, &Option<String>); 7] {
         ("enable_space_developer_self_service", &args.enable_space_developer_self_service),
         ("max_policies_per_app_source", &args.max_policies_per_app_source),
         ("policy_cleanup_minutes", &args.policy_cleanup_minutes),
+        ("cc_internal_url", &args.cc_internal_url),
+        ("cc_internal_ca", &args.cc_internal_ca),
+        ("cc_internal_certificate", &args.cc_internal_certificate),
+        ("cc_internal_key", &args.cc_internal_key),
+        ("security_group_poll_seconds", &args.security_group_poll_seconds),
     ]
 }
 
@@ -85,17 +108,32 @@ pub(super) fn cloud(layers: &Layers) -> Result<Option<CloudConfig>, ConfigError>
             |most: &usize| *most >= 1,
         )?,
         cleanup_every: Duration::from_secs(minutes.saturating_mul(60)),
+        import: import(layers)?,
+    }))
+}
+
+/// Security groups, if they are to be imported.
+fn import(layers: &Layers) -> Result<Option<ImportSettings>, ConfigError> {
+    if !layers.has("cc_internal_url") {
+        return Ok(None);
+    }
+    let file = |keys| layers.first_of(keys, "a PEM file").map(PathBuf::from);
+    let seconds = layers
+        .value("security_group_poll_seconds", "60", "seconds from 1 to 3600", |s| (1..=3600).contains(s))?;
+    Ok(Some(ImportSettings {
+        url: layers.required("cc_internal_url", "a URL")?.to_owned(),
+        ca: file(&["cc_internal_ca", "cc_ca", "uaa_ca", "ca"])?,
+        certificate: file(&["cc_internal_certificate", "certificate"])?,
+        key: file(&["cc_internal_key", "key"])?,
+        every: Duration::from_secs(seconds),
     }))
 }
 
 /// What would silently not be so.
 fn without(layers: &Layers) -> Result<(), ConfigError> {
-    match self_service(layers)? {
-        true => layers
-            .required("cc_url", "Cloud Controller's URL, because it knows the space developers")
-            .map(drop),
-        false => Ok(()),
-    }
+    let needed = self_service(layers)? || layers.has("cc_internal_url");
+    let needs = "Cloud Controller's URL, because it knows the space developers and the security groups";
+    if needed { layers.required("cc_url", needs).map(drop) } else { Ok(()) }
 }
 
 fn self_service(layers: &Layers) -> Result<bool, ConfigError> {

@@ -17,6 +17,10 @@ pub(crate) struct World {
     pub(crate) apps: BTreeMap<String, String>,
     /// Users and the spaces in which they are space developers.
     pub(crate) developers: BTreeSet<(String, String)>,
+    /// All security groups.
+    pub(crate) groups: Vec<Value>,
+    /// When they changed last; nothing: it does not say.
+    pub(crate) changed: Option<String>,
     /// Every request that came with our token, without its token.
     pub(crate) asked: Vec<String>,
     pub(crate) trick: Option<Trick>,
@@ -66,6 +70,14 @@ impl CloudController {
 
 impl World {
     fn answer(&mut self, asked: &Asked) -> Answer {
+        let path = asked.line.split('?').next().unwrap();
+        if path == "GET /internal/v4/asg_latest_update" {
+            return self
+                .trick
+                .as_mut()
+                .and_then(|trick| trick(asked))
+                .unwrap_or_else(|| self.latest_update());
+        }
         if asked.header("authorization") != format!("bearer {CLIENT_TOKEN}") {
             return Answer::Json(
                 401,
@@ -76,15 +88,22 @@ impl World {
         if let Some(answer) = self.trick.as_mut().and_then(|trick| trick(asked)) {
             return answer;
         }
-        let path = asked.line.split('?').next().unwrap();
         match path {
             "GET /v3/apps" => page(asked, self.apps(asked)),
             "GET /v3/roles" => page(asked, self.roles(asked)),
+            "GET /v3/security_groups" => page(asked, self.groups.clone()),
             "GET /v3/spaces" => {
                 let spaces: BTreeSet<&String> = self.apps.values().collect();
                 page(asked, spaces.into_iter().map(|space| json!({"guid": space})).collect())
             }
             _ => Answer::Json(404, r#"{"errors":[{"code":10000,"title":"CF-NotFound"}]}"#.to_owned()),
+        }
+    }
+
+    fn latest_update(&self) -> Answer {
+        match &self.changed {
+            Some(changed) => latest_update(changed),
+            None => Answer::Json(404, "{}".to_owned()),
         }
     }
 
@@ -113,6 +132,21 @@ impl World {
         });
         shown.collect()
     }
+}
+
+pub(crate) fn latest_update(changed: &str) -> Answer {
+    Answer::Json(200, json!({"last_update": changed}).to_string())
+}
+
+/// A security group for a port, bound to a space for running.
+pub(crate) fn group(guid: &str, name: &str, port: u16, space: &str) -> Value {
+    json!({
+        "guid": guid, "created_at": "2026-01-01T00:00:00Z", "updated_at": "2026-01-01T00:00:00Z", "name": name,
+        "globally_enabled": {"running": false, "staging": true},
+        "rules": [{"protocol": "tcp", "destination": "192.0.2.0/24", "ports": port.to_string(), "log": false}],
+        "relationships": {"running_spaces": {"data": [{"guid": space}]}, "staging_spaces": {"data": []}},
+        "links": {"self": {"href": format!("https://api.example.org/v3/security_groups/{guid}")}},
+    })
 }
 
 /// The page that is asked for, as Cloud Controller writes it.

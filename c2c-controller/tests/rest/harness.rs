@@ -1,6 +1,6 @@
 //! A controller with the policy API, and a client that sends exactly the bytes that it is given.
 
-use crate::cc::CloudController;
+use crate::cc::{CloudController, World};
 use crate::uaa::{SECRET, Uaa};
 use c2c_controller::pki::{self, Issued, Request};
 use c2c_proto::tls::{self, Files, Identity, Role};
@@ -22,6 +22,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
+use tonic::transport::Channel;
 
 /// Longer than anything here takes on a loaded machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
@@ -47,6 +48,17 @@ impl Api {
     pub(crate) async fn with_cloud(flags: &[&str]) -> Self {
         Self::start_with(|command, cc| {
             command.args(["--cc-url", &cc.url]).args(flags).env("C2C_UAA_CLIENT_SECRET", SECRET);
+        })
+        .await
+    }
+
+    /// With security groups from Cloud Controller, which has this world at first.
+    pub(crate) async fn importing(world: impl FnOnce(&mut World)) -> Self {
+        Self::start_with(|command, cc| {
+            world(&mut cc.world());
+            let flags =
+                ["--security-group-poll-seconds", "1", "--cc-internal-url", &cc.url, "--cc-url", &cc.url];
+            command.args(flags).env("C2C_UAA_CLIENT_SECRET", SECRET);
         })
         .await
     }
@@ -112,11 +124,14 @@ impl Api {
         self.connect().await.send(method, path, headers, body).await
     }
 
+    pub(crate) fn operator(&self) -> OperatorClient<Channel> {
+        let operator = Identity::load(&issue(self.directory.path(), Role::Operator, "admin")).unwrap();
+        OperatorClient::new(tls::channel(&format!("https://127.0.0.1:{}", self.port), operator).unwrap())
+    }
+
     /// The store's revision and how many policies it has, as an operator sees them.
     pub(crate) async fn revision_and_policies(&self) -> (u64, usize) {
-        let operator = Identity::load(&issue(self.directory.path(), Role::Operator, "admin")).unwrap();
-        let channel = tls::channel(&format!("https://127.0.0.1:{}", self.port), operator).unwrap();
-        let list = OperatorClient::new(channel).list_access(ListAccessRequest::default()).await.unwrap();
+        let list = self.operator().list_access(ListAccessRequest::default()).await.unwrap();
         let list = list.into_inner();
         (list.revision, list.policies.len())
     }

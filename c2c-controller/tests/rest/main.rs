@@ -8,5 +8,6 @@ mod cc;
 mod cf;
 mod cleanup;
 mod harness;
+mod importer;
 mod stub;
 mod uaa;

@@ -1,6 +1,6 @@
 //! Security groups: set, bound, unbound, deleted and listed.
 
-use super::{OperatorService, count, invalid, microseconds, patience};
+use super::{GroupsFrom, OperatorService, count, invalid, microseconds, patience};
 use crate::api::{blocking, caller, convert};
 use crate::domain::{Binding, Change, Command, GroupName, Reach, Refusal};
 use crate::ledger::{Done, Ledger};
@@ -37,6 +37,7 @@ impl Asked {
 impl OperatorService {
     pub(super) async fn set_group(&self, request: Request<v1::SetSecurityGroupRequest>) -> Reply {
         let asked = Asked::new(&request, |request| request.wait_milliseconds)?;
+        self.may_change_groups()?;
         let v1::SetSecurityGroupRequest { name, rules, .. } = request.into_inner();
         let name = group_name(&name)?;
         // Some thousand rules take a while to read.
@@ -56,6 +57,7 @@ impl OperatorService {
         command: impl FnOnce(Binding) -> Command,
     ) -> Reply {
         let asked = Asked::new(&request, |request| request.wait_milliseconds)?;
+        self.may_change_groups()?;
         let v1::BindSecurityGroupRequest { name, workload, space, .. } = request.into_inner();
         let group = group_name(&name)?;
         let reach = Reach::parse(&workload, &space).map_err(|error| invalid(&error))?;
@@ -67,6 +69,7 @@ impl OperatorService {
 
     pub(super) async fn delete_group(&self, request: Request<v1::DeleteSecurityGroupRequest>) -> Reply {
         let asked = Asked::new(&request, |request| request.wait_milliseconds)?;
+        self.may_change_groups()?;
         let name = group_name(&request.into_inner().name)?;
         let done = self.execute(Command::DeleteGroup(name.clone())).await?;
         asked.log(&name, &done, "security group deleted");
@@ -85,6 +88,15 @@ impl OperatorService {
         });
         let audience = Audience::of_reaches(unbound);
         self.reply(&asked, &done, &audience, Vec::new()).await
+    }
+
+    fn may_change_groups(&self) -> Result<(), Status> {
+        match self.groups {
+            GroupsFrom::Operators => Ok(()),
+            GroupsFrom::CloudController => Err(Status::failed_precondition(
+                "security groups are imported from Cloud Controller (cc_internal_url); change them there, as with `cf update-security-group` and `cf bind-security-group`",
+            )),
+        }
     }
 
     pub(super) async fn list_groups(

@@ -24,13 +24,23 @@ const MAX_WAIT: Duration = Duration::from_secs(60);
 pub struct OperatorService {
     ledger: Arc<Ledger>,
     sessions: Arc<Sessions>,
+    groups: GroupsFrom,
+}
+
+/// Who says what security groups there are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GroupsFrom {
+    /// Operators do, here.
+    Operators,
+    /// Cloud Controller does, and we import them.
+    CloudController,
 }
 
 impl OperatorService {
     /// Over this state.
     #[must_use]
-    pub fn new(ledger: Arc<Ledger>, sessions: Arc<Sessions>) -> Self {
-        Self { ledger, sessions }
+    pub fn new(ledger: Arc<Ledger>, sessions: Arc<Sessions>, groups: GroupsFrom) -> Self {
+        Self { ledger, sessions, groups }
     }
 
     async fn change_access(
