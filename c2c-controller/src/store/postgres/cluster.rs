@@ -14,8 +14,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A running server.
 pub(crate) struct Cluster {
-    directory: TempDir,
-    server: Child,
+    pub(super) directory: TempDir,
+    pub(super) server: Child,
 }
 
 impl Cluster {
@@ -26,11 +26,7 @@ impl Cluster {
 
     /// With its directory in this one.
     pub(crate) fn start_in(parent: &Path) -> Self {
-        let directory = tempfile::Builder::new().prefix("c2c-postgres-").tempdir_in(parent).unwrap();
-        if geteuid().is_root() {
-            let nobody = User::from_name("nobody").unwrap().unwrap();
-            chown(directory.path(), Some(nobody.uid.as_raw()), Some(nobody.gid.as_raw())).unwrap();
-        }
+        let directory = directory_in(parent);
         let mut initdb = command(&directory, "initdb");
         initdb.args(["--auth=trust", "--username=c2c", "--encoding=UTF8", "--locale=C", "--no-sync", "-D"]);
         let made = initdb.arg(directory.path().join("data")).output().unwrap();
@@ -43,8 +39,11 @@ impl Cluster {
 
     /// Where a database of the cluster is.
     pub(crate) fn url(&self, database: &str) -> String {
-        let directory = self.directory.path().to_str().unwrap().replace('/', "%2F");
-        format!("postgresql://c2c@{directory}/{database}")
+        format!("postgresql://c2c@{}/{database}", self.host())
+    }
+
+    pub(super) fn host(&self) -> String {
+        self.directory.path().to_str().unwrap().replace('/', "%2F")
     }
 
     /// A connection to the cluster's first database, as soon as it accepts one.
@@ -93,7 +92,17 @@ impl Drop for Cluster {
     }
 }
 
-fn serve(directory: &TempDir) -> Child {
+/// One that the server may use.
+pub(super) fn directory_in(parent: &Path) -> TempDir {
+    let directory = tempfile::Builder::new().prefix("c2c-postgres-").tempdir_in(parent).unwrap();
+    if geteuid().is_root() {
+        let nobody = User::from_name("nobody").unwrap().unwrap();
+        chown(directory.path(), Some(nobody.uid.as_raw()), Some(nobody.gid.as_raw())).unwrap();
+    }
+    directory
+}
+
+pub(super) fn serve(directory: &TempDir) -> Child {
     let mut server = command(directory, "postgres");
     server.arg("-D").arg(directory.path().join("data")).arg("-k").arg(directory.path());
     // The tests end processes and not machines, so nothing has to reach a disk.
@@ -102,7 +111,7 @@ fn serve(directory: &TempDir) -> Child {
 }
 
 /// One of the server's programs, as a user who may run it. It ends with the thread that starts it.
-fn command(directory: &TempDir, program: &str) -> Command {
+pub(super) fn command(directory: &TempDir, program: &str) -> Command {
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "QUIT"]);
     if geteuid().is_root() {

@@ -358,4 +358,6 @@ mod history;
 #[cfg(test)]
 mod replicas;
 #[cfg(test)]
+mod standby;
+#[cfg(test)]
 mod tests;

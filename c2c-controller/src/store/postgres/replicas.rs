@@ -70,9 +70,9 @@ fn what_one_writes_another_decides_on_and_its_watchers_see_once_and_in_order() {
     let ledgers = [Arc::new(ledger(&url)), Arc::new(ledger(&url))];
     ledgers.iter().for_each(|ledger| ledger.keep(now).unwrap());
     let last = Revision::new(2 * u64::from(EACH));
+    let subscriptions = ledgers.each_ref().map(|ledger| ledger.subscribe(&hosted(), None).1);
     thread::scope(|scope| {
-        for (ledger, first) in ledgers.iter().zip([1, 1001]) {
-            let (_, mut subscription) = ledger.subscribe(&hosted(), None);
+        for ((ledger, first), mut subscription) in ledgers.iter().zip([1, 1001]).zip(subscriptions) {
             scope.spawn(move || follow(Revision::ZERO, &mut subscription, last));
             scope.spawn(move || {
                 for port in first..first + EACH {
@@ -328,4 +328,48 @@ fn call(ledger: &Ledger, ticks: &AtomicU64, number: u64) -> Record {
     };
     let done = ledger.execute(&command, now()).unwrap();
     Record { call, began, ended: tick(), revision: done.revision.get(), changed: done.commit.is_some() }
+}
+
+/// The primary dies in the middle of everything, and its synchronous standby takes over.
+#[test]
+fn a_failover_loses_nothing_that_was_acknowledged_and_leaves_no_gap() {
+    const EACH: u16 = 100;
+    let mut primary = Cluster::start();
+    primary.database("net");
+    let standby = primary.standby();
+    let url = primary.url_of_both(&standby, "net");
+    let ledgers = [Arc::new(ledger(&url)), Arc::new(ledger(&url))];
+    ledgers.iter().for_each(|ledger| ledger.keep(now).unwrap());
+    let cells: Vec<_> = (1..=3).map(|n| ledgers[usize::from(n % 2)].execute(&acquire(n), now())).collect();
+    assert!(cells.iter().all(Result::is_ok), "{cells:?}");
+    ledgers.iter().for_each(|ledger| ledger.refresh(now()).unwrap());
+    let (from, last) = (Revision::new(3), Revision::new(3 + 2 * u64::from(EACH)));
+    let subscriptions = ledgers.each_ref().map(|ledger| ledger.subscribe(&hosted(), None).1);
+    let done = AtomicU64::new(0);
+    thread::scope(|scope| {
+        let done = &done;
+        for ((ledger, first), mut subscription) in ledgers.iter().zip([1, 1001]).zip(subscriptions) {
+            scope.spawn(move || follow(from, &mut subscription, last));
+            scope.spawn(move || {
+                for port in first..first + EACH {
+                    ledger.execute(&Command::Allow(policy(port)), now()).unwrap();
+                    done.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+        }
+        while done.load(Ordering::Relaxed) < u64::from(EACH / 2) {
+            thread::sleep(Duration::from_millis(2));
+        }
+        primary.crash();
+        standby.client().execute("SELECT pg_promote()", &[]).unwrap();
+    });
+    for ledger in &ledgers {
+        ledger.refresh(now()).unwrap();
+        assert_eq!(ledger.policies(None).1.len(), usize::from(2 * EACH));
+        let refused = ledger.execute(&acquire(4), now()).unwrap_err().to_string();
+        assert!(refused.contains("are leased and none has expired"), "{refused}");
+    }
+    assert_eq!(ledgers[0].leases(), ledgers[1].leases());
+    let stored = PostgresStore::open(&standby.url("net").parse().unwrap()).unwrap().snapshot().unwrap();
+    assert_eq!((stored.policies().count(), stored.leases().count()), (usize::from(2 * EACH), 3));
 }
