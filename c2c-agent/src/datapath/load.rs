@@ -3,10 +3,11 @@
 
 use std::fs;
 use std::hash::Hash;
+use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use aya::maps::{Array, HashMap, Map, MapData, MapInfo, PerCpuArray, RingBuf};
+use aya::maps::{Array, HashMap, Map, MapData, MapError, MapInfo, PerCpuArray, RingBuf};
 use aya::{Ebpf, EbpfLoader, Pod};
 use c2c_common::bucket::Bucket;
 use c2c_common::counter::Counter;
@@ -19,7 +20,7 @@ use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use super::egress::EgressRange;
 use super::pod::Raw;
 use super::table::{Table, Trie};
-use super::{Error, Settings, trace};
+use super::{Cache, Error, Settings, trace};
 
 /// The programs that this agent was built with: the bytes that ship, and that the tests load.
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/c2c.o"));
@@ -164,12 +165,21 @@ pub(super) fn trie(
     Table::open(name, trie, capacity)
 }
 
+/// A second handle of a hash, by which it is read while the first one writes.
+pub(super) fn reader<K: Pod, V: Pod>(programs: &Ebpf, name: &str) -> Result<Cache<K, V>, Error> {
+    let Some(Map::HashMap(data) | Map::LruHashMap(data)) = programs.map(name) else {
+        return Err(Error::Missing(format!("hash map {name}")));
+    };
+    let again = data.fd().as_fd().try_clone_to_owned().map_err(MapError::IoError).and_then(MapData::from_fd);
+    cache(name, Map::HashMap(again.map_err(|source| Error::map(name, source))?))
+}
+
 /// A hash map, plain or LRU, and the entries it can hold: a pinned map keeps the size it was made with.
-pub(super) fn hash<K: Pod, V: Pod>(
-    programs: &mut Ebpf,
-    name: &str,
-) -> Result<(HashMap<MapData, K, V>, u32), Error> {
-    let map = take(programs, name)?;
+pub(super) fn hash<K: Pod, V: Pod>(programs: &mut Ebpf, name: &str) -> Result<Cache<K, V>, Error> {
+    cache(name, take(programs, name)?)
+}
+
+fn cache<K: Pod, V: Pod>(name: &str, map: Map) -> Result<Cache<K, V>, Error> {
     let (Map::HashMap(data) | Map::LruHashMap(data)) = &map else {
         return Err(Error::Missing(format!("hash map {name}")));
     };

@@ -19,6 +19,7 @@ mod trace;
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use aya::Ebpf;
 use aya::maps::{Array, MapData, PerCpuArray, RingBuf};
@@ -36,7 +37,7 @@ pub use egress::{EgressRange, EgressRows, MappedPort};
 pub use error::Error;
 pub use load::OBJECT;
 pub use people::{CounterRow, FlowRow, MapUse, TranslationRow};
-pub use sweep::Swept;
+pub use sweep::{Found, Sweeper, Swept};
 pub use table::Change;
 
 use links::Links;
@@ -111,6 +112,7 @@ pub struct Datapath {
     programs: Ebpf,
     links: Links,
     trace: Option<trace::Reader>,
+    sweeper: Arc<Sweeper>,
     config: Array<MapData, Raw<Config>>,
     epoch: Array<MapData, u32>,
     endpoints: Table<Addr, Raw<Endpoint>>,
@@ -150,7 +152,9 @@ impl Datapath {
         let existed = load::prepare(settings)?;
         let mut programs = load::programs(settings)?;
         let trace = trace::Reader::start(&mut programs, settings.trace)?;
+        let sweeper = Arc::new(Sweeper::open(&programs)?);
         let mut datapath = Self {
+            sweeper,
             config: load::array(&mut programs, layout::CONFIG)?,
             epoch: load::array(&mut programs, layout::EPOCH)?,
             endpoints: load::table(&mut programs, layout::ENDPOINTS)?,

@@ -2,15 +2,18 @@
 //! connections that ended without a packet to tell are given back to their container's ceiling.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
+use aya::Ebpf;
 use c2c_common::addr::Addr;
 use c2c_common::flow::FlowKey;
-use c2c_common::layout::{CONNECTIONS, ENDED_UNSEEN, TRANSLATIONS};
+use c2c_common::layout::{CONNECTIONS, Connections, ENDED_UNSEEN, TRANSLATIONS};
 use c2c_common::outside::Translation;
 
+use super::load::reader;
 use super::people::monotonic_ns;
 use super::pod::Raw;
-use super::{Datapath, Error};
+use super::{Cache, Datapath, Error};
 
 /// What a sweep found and did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
@@ -25,42 +28,91 @@ pub struct Swept {
     pub fullest: u64,
 }
 
+/// Looks at all flows with the outside. There may be many, so this is done beside the datapath and not by it: nobody has to
+/// wait for it.
+#[derive(Debug)]
+pub struct Sweeper {
+    flows: Cache<Raw<FlowKey>, Raw<Translation>>,
+    connections: Cache<Addr, Raw<Connections>>,
+}
+
+/// What a sweeper found.
+#[derive(Debug)]
+pub struct Found {
+    /// The containers' devices when it began.
+    devices: HashMap<Addr, u32>,
+    /// Connections of each container, opened and not closed, whatever was given back before.
+    open: HashMap<Addr, u64>,
+    flows: Vec<(FlowKey, Translation)>,
+}
+
+impl Sweeper {
+    pub(super) fn open(programs: &Ebpf) -> Result<Self, Error> {
+        Ok(Self { flows: reader(programs, TRANSLATIONS)?, connections: reader(programs, CONNECTIONS)? })
+    }
+
+    /// Reads the flows, given the containers' devices as of now ([`Datapath::devices`]).
+    ///
+    /// # Errors
+    /// When a map cannot be read.
+    pub fn look(&self, devices: HashMap<Addr, u32>) -> Result<Found, Error> {
+        // Read before the flows are: a connection that opens meanwhile is then counted among the living only, which
+        // errs on the side of the ceiling until the next sweep.
+        let rows = self.connections.0.iter().take(self.connections.1 as usize);
+        let open = rows.map(|row| row.map(|(addr, Raw(c))| (addr, c.opened.saturating_sub(c.closed))));
+        let open = open.collect::<Result<_, _>>().map_err(|source| Error::map(CONNECTIONS, source))?;
+        // Bounded: programs change the map meanwhile, and a walk whose place is gone starts over.
+        let flows = self.flows.0.iter().take(self.flows.1 as usize).filter_map(Result::ok);
+        Ok(Found { devices, open, flows: flows.map(|(Raw(key), Raw(flow))| (key, flow)).collect() })
+    }
+}
+
 impl Datapath {
+    /// What looks at the flows with the outside.
+    #[must_use]
+    pub fn sweeper(&self) -> Arc<Sweeper> {
+        Arc::clone(&self.sweeper)
+    }
+
+    /// The containers' devices, by address.
+    #[must_use]
+    pub fn devices(&self) -> HashMap<Addr, u32> {
+        self.endpoints.rows().map(|(addr, Raw(endpoint))| (*addr, endpoint.ifindex)).collect()
+    }
+
     /// Removes the flows with the outside that are over, and counts each container's connections anew. To be called every
     /// few seconds; without it nothing is forwarded wrongly, but a container at its ceiling may stay there.
     ///
     /// # Errors
     /// When a map cannot be read or written.
-    pub fn sweep(&mut self) -> Result<Swept, Error> {
-        // Read before the flows are: a connection that opens meanwhile is then counted among the living only, which
-        // errs on the side of the ceiling until the next sweep.
-        let counts: HashMap<Addr, u64> = self.open_connections()?;
-        let (flows, capacity) = &self.translations;
-        let flows = flows.iter().take(*capacity as usize).filter_map(Result::ok);
-        let devices = self.endpoints.rows().map(|(_, Raw(endpoint))| endpoint.ifindex).collect();
-        let Sorted { over, live, open: living } =
-            sort(flows.map(|(Raw(key), Raw(flow))| (key, flow)), &devices, monotonic_ns());
+    pub fn sweep(&mut self, found: Found) -> Result<Swept, Error> {
+        // Asked after the flows were read: whose container came meanwhile is not taken for one that is gone.
+        let devices = self.devices();
+        let now = devices.values().copied().collect();
+        let Sorted { over, live, open: living } = sort(found.flows.into_iter(), &now, monotonic_ns());
         let fullest = living.values().copied().max().unwrap_or(0);
         let mut swept = Swept { removed: self.remove_flows(&over)?, live, ended_unseen: 0, fullest };
-        for (addr, open) in counts {
+        for (addr, open) in found.open {
+            // The counts of a container that left meanwhile are not its successor's.
+            if devices.get(&addr).is_none_or(|device| found.devices.get(&addr) != Some(device)) {
+                continue;
+            }
             let unseen = open.saturating_sub(living.get(&addr).copied().unwrap_or(0));
             swept.ended_unseen += self.give_back(addr, unseen)?;
         }
         Ok(swept)
     }
 
-    /// Opened and not closed, for each container, whatever was given back before.
-    fn open_connections(&self) -> Result<HashMap<Addr, u64>, Error> {
-        let rows = self.connections.0.iter().take(self.connections.1 as usize);
-        let open = rows.map(|row| row.map(|(addr, Raw(c))| (addr, c.opened.saturating_sub(c.closed))));
-        open.collect::<Result<_, _>>().map_err(|source| Error::map(CONNECTIONS, source))
-    }
-
-    /// Removes flows; answers how many of them were still there.
-    fn remove_flows(&mut self, keys: &[FlowKey]) -> Result<usize, Error> {
+    /// Removes flows, unless their place is another's meanwhile; answers how many they were.
+    fn remove_flows(&mut self, flows: &[(FlowKey, Translation)]) -> Result<usize, Error> {
+        let (map, _) = &mut self.translations;
         let mut removed = 0;
-        for key in keys {
-            match self.translations.0.remove(&Raw(*key)) {
+        for (key, flow) in flows {
+            let same = map.get(&Raw(*key), 0).is_ok_and(|Raw(now)| now == *flow);
+            if !same {
+                continue;
+            }
+            match map.remove(&Raw(*key)) {
                 Ok(()) => removed += 1,
                 Err(error) if super::table::is_absent(&error) => {}
                 Err(source) => return Err(Error::map(TRANSLATIONS, source)),
@@ -97,7 +149,7 @@ impl Datapath {
 #[derive(Debug, Default)]
 struct Sorted {
     /// Timed out, or of a container that is gone.
-    over: Vec<FlowKey>,
+    over: Vec<(FlowKey, Translation)>,
     /// How many are neither.
     live: usize,
     /// Of these the connections that a ceiling counts, by container.
@@ -111,7 +163,7 @@ fn sort(flows: impl Iterator<Item = (FlowKey, Translation)>, devices: &HashSet<u
     for (key, translation) in flows {
         let expired = translation.flow.expired(u8::try_from(key.protocol).unwrap_or(0), now_ns);
         if expired || !devices.contains(&translation.ifindex) {
-            sorted.over.push(key);
+            sorted.over.push((key, translation));
         } else {
             sorted.live += 1;
             *sorted.open.entry(translation.addr).or_default() += u64::from(translation.is_counted());
@@ -142,7 +194,7 @@ mod tests {
     fn what_timed_out_or_lost_its_container_is_over() {
         let (live, idle, orphan) = (connection(1, 7, 990), connection(2, 7, 10), connection(3, 6, 990));
         let sorted = sort([live, idle, orphan].into_iter(), &[7, 8].into(), 1_000 * S);
-        assert_eq!(sorted.over, [idle.0, orphan.0]);
+        assert_eq!(sorted.over, [idle, orphan]);
         // The orphan's container had the same address; its connection is not its successor's.
         assert_eq!((sorted.live, &sorted.open), (1, &[(CONTAINER.addr, 1)].into()));
     }

@@ -462,10 +462,6 @@ impl<K: Kernel> Enforcer<K> {
         Ok(change)
     }
 
-    pub(super) fn sweep(&mut self) -> Result<datapath::Swept, datapath::Error> {
-        self.datapath.sweep()
-    }
-
     pub(super) fn view(&self) -> View {
         let world = self.mirror.world();
         let hosted = self.mirror.hosted();

@@ -2,7 +2,7 @@
 
 use super::Kernel;
 use crate::config::{DenyNetworks, Dns, HostAccess, Network, Outbound, StaticEgress};
-use crate::datapath::{Change, EgressRows, Error, MappedPort, Swept};
+use crate::datapath::{Change, EgressRows, Error, MappedPort};
 use crate::lease::{Grant, Lease};
 use crate::policy::compile::Cell;
 use c2c_common::layout::{self, LeaseKey, PolicyKey, ServiceKey};
@@ -193,10 +193,6 @@ impl Kernel for Fake {
         let change = Change { added: usize::from(self.services != *want), ..Change::default() };
         self.services.clone_from(want);
         Ok(change)
-    }
-
-    fn sweep(&mut self) -> Result<Swept, Error> {
-        Ok(Swept::default())
     }
 
     fn refresh(&mut self) -> Result<bool, Error> {

@@ -1,7 +1,7 @@
 //! What the fabric needs of the datapath. A trait, so that what is written when, and what a refusal leads to, can be
 //! tested without a kernel.
 
-use crate::datapath::{Change, Datapath, EgressRows, Error, MappedPort, Swept};
+use crate::datapath::{Change, Datapath, EgressRows, Error, MappedPort};
 use c2c_common::layout::{Config, Endpoint, Lease, LeaseKey, PolicyKey, ServiceKey};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
@@ -47,8 +47,6 @@ pub trait Kernel: Send + 'static {
     fn set_locals(&mut self, want: &BTreeSet<Ipv4Addr>) -> Result<Change, Error>;
     /// Makes what containers may reach on the cell this.
     fn set_host_services(&mut self, want: &BTreeSet<ServiceKey>) -> Result<Change, Error>;
-    /// Removes flows with the outside that timed out.
-    fn sweep(&mut self) -> Result<Swept, Error>;
     /// Reads the kernel's rows anew; true when they were not what was last written.
     fn refresh(&mut self) -> Result<bool, Error>;
 }
@@ -124,10 +122,6 @@ impl Kernel for Datapath {
 
     fn set_host_services(&mut self, want: &BTreeSet<ServiceKey>) -> Result<Change, Error> {
         Self::set_host_services(self, want)
-    }
-
-    fn sweep(&mut self) -> Result<Swept, Error> {
-        Self::sweep(self)
     }
 
     fn refresh(&mut self) -> Result<bool, Error> {

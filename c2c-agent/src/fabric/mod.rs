@@ -260,14 +260,6 @@ impl<K: Kernel> Fabric<K> {
         self.lock().reconcile(cell)
     }
 
-    /// Removes flows with the outside that timed out; to be done every few seconds.
-    ///
-    /// # Errors
-    /// When a map cannot be read or written.
-    pub fn sweep(&self) -> Result<Swept, datapath::Error> {
-        self.lock().sweep()
-    }
-
     /// What each container may reach outside, and why.
     pub fn egress(&self) -> Vec<EgressView> {
         self.lock().egress()
@@ -317,6 +309,19 @@ impl Fabric {
     /// When the programs cannot be replaced; the old ones stay attached.
     pub fn set_trace(&self, trace: Trace) -> Result<(), datapath::Error> {
         self.lock().datapath().set_trace(trace)
+    }
+
+    /// Removes flows with the outside that are over; to be done every few seconds. The lock is free while they are looked
+    /// at, which takes longest.
+    ///
+    /// # Errors
+    /// When a map cannot be read or written.
+    pub fn sweep(&self) -> Result<Swept, datapath::Error> {
+        let mut enforcer = self.lock();
+        let (sweeper, devices) = (enforcer.datapath().sweeper(), enforcer.datapath().devices());
+        drop(enforcer);
+        let found = sweeper.look(devices)?;
+        self.lock().datapath().sweep(found)
     }
 
     /// Takes everything of ours out of the kernel, and answers on which devices a clsact qdisc that was made for us is
