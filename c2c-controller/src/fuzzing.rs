@@ -4,6 +4,7 @@
 
 use crate::api::convert::{self, Hello};
 use crate::auth::{keys, token};
+use crate::cloud::groups::{self, Listed};
 use crate::rest::query::Filter;
 use crate::rest::{Version, wire};
 use crate::{backup, domain};
@@ -14,6 +15,7 @@ use c2c_proto::v1;
 use prost::Message;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
+use std::collections::BTreeSet;
 use std::io::Write;
 
 /// The body of a request to the external policy API, of either version.
@@ -52,6 +54,16 @@ pub fn token_keys(data: &[u8]) -> bool {
     let Ok(keys) = keys::parse(data) else { return false };
     assert!(!keys.values().any(|key| key.signed(b"message", b"signature")), "nobody signed that");
     !keys.is_empty()
+}
+
+/// Cloud Controller's list of security groups.
+pub fn cloud_groups(data: &[u8]) -> bool {
+    let Ok(listed) = serde_json::from_slice::<Vec<Listed>>(data) else { return false };
+    let count = listed.len();
+    let Ok(groups) = groups::groups(listed, &[]) else { return false };
+    let names: BTreeSet<_> = groups.iter().map(|group| &group.name).collect();
+    assert!(names.len() == groups.len() && groups.len() <= count, "each has a name of its own");
+    true
 }
 
 /// A security group's rules as Cloud Controller has them, or Garden's as it sends them.
@@ -123,11 +135,12 @@ mod tests {
 
     type Target = fn(&[u8]) -> bool;
 
-    const TARGETS: [(&str, Target); 9] = [
+    const TARGETS: [(&str, Target); 10] = [
         ("access_token", access_token),
         ("agent_socket", agent_socket),
         ("backup", backup),
         ("certificates", certificates),
+        ("cloud_groups", cloud_groups),
         ("egress_rules", egress_rules),
         ("grpc", grpc),
         ("rest_policies", rest_policies),

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// A security group as Cloud Controller lists it.
 #[derive(Clone, Debug, Deserialize)]
-pub(super) struct Listed {
+pub(crate) struct Listed {
     guid: String,
     name: String,
     /// Looked at one by one, so that one strange rule does not hide the others.
@@ -49,7 +49,7 @@ pub(crate) enum ListError {
 }
 
 /// All groups of a list. One whose rules are too many to be kept has those of `held`, until somebody splits it.
-pub(super) fn groups(listed: Vec<Listed>, held: &[SecurityGroup]) -> Result<Vec<SecurityGroup>, ListError> {
+pub(crate) fn groups(listed: Vec<Listed>, held: &[SecurityGroup]) -> Result<Vec<SecurityGroup>, ListError> {
     let mut seen = BTreeSet::new();
     let mut names: BTreeMap<&str, usize> = BTreeMap::new();
     for group in &listed {

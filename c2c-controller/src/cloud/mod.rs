@@ -9,7 +9,7 @@
 mod access;
 mod cleaner;
 mod controller;
-mod groups;
+pub(crate) mod groups;
 mod importer;
 mod memory;
 mod tokens;
