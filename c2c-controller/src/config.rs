@@ -310,6 +310,7 @@ fn rest(layers: &Layers) -> Result<Option<RestConfig>, ConfigError> {
             uaa_url: uaa_url.to_owned(),
             issuer: layers.value("uaa_issuer", &issuer, "text", |_| true)?,
             ca: file("uaa_ca", "ca")?.into(),
+            online: cloud::online(layers)?,
         },
     }))
 }
@@ -502,6 +503,7 @@ mod tests {
             uaa_url: "https://uaa.example.org/".to_owned(),
             issuer: "https://uaa.example.org/oauth/token".to_owned(),
             ca: "a".into(),
+            online: None,
         };
         assert_eq!((rest.uaa, rest.origins), (uaa, Origins::default()));
         let more = "rest_certificate = 'rc'\nrest_key = 'rk'\nuaa_ca = 'ua'\nuaa_issuer = 'i'";

@@ -18,6 +18,7 @@ pub mod fuzzing;
 mod https;
 pub mod import;
 pub mod ledger;
+mod memory;
 pub mod pki;
 pub mod rest;
 pub mod store;

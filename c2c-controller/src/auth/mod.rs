@@ -1,7 +1,8 @@
 //! Who calls the REST API: access tokens of Cloud Foundry's UAA, verified here with the keys that the UAA publishes.
 //!
 //! `token` reads and checks one token, `keys` reads what `/token_keys` says, `cache` decides when it has to be asked again,
-//! and `fetch` asks. A token is checked without asking anybody, so one that was revoked is good until it expires. What a
+//! and `fetch` asks. A token is checked without asking anybody, so one that was revoked is good until it expires, unless
+//! `online` asks for that as well. What a
 //! caller may do with a policy is not decided here.
 //!
 //! Formats: RFC 7515 (JWS), RFC 7517 (JWK), RFC 7519 (JWT), and UAA's documentation of its tokens and of `/token_keys`.
@@ -9,6 +10,7 @@
 mod cache;
 mod fetch;
 pub(crate) mod keys;
+mod online;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]
@@ -16,10 +18,12 @@ mod tests;
 pub(crate) mod token;
 
 pub use crate::https::SetupError;
+pub use online::OnlineCheck;
 pub use token::{Refusal, Token};
 
 use crate::https::Https;
 use cache::{Answer, KeyCache};
+use online::Online;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -35,6 +39,8 @@ pub struct Settings {
     pub issuer: String,
     /// The CAs (PEM) that may sign its certificate. Read for each connection.
     pub ca: PathBuf,
+    /// How it is asked whether a token was revoked; nothing: it is not asked.
+    pub online: Option<OnlineCheck>,
 }
 
 /// Why a caller is not let in. The text is what the caller is told.
@@ -46,8 +52,8 @@ pub enum AuthError {
     /// The token is not good.
     #[error("failed to verify token with uaa")]
     Refused(#[source] Refusal),
-    /// The key of the token is not known, and the UAA cannot be asked for it.
-    #[error("failed to verify token with uaa: its keys cannot be fetched, try again later")]
+    /// The key of the token is not known, and the UAA cannot be asked for it; or it cannot be asked whether the token was revoked.
+    #[error("failed to verify token with uaa: it cannot be asked, try again later")]
     Unavailable,
     /// The token is good and does not suffice.
     #[error("provided scopes [{provided}] do not include allowed scopes [{allowed}]")]
@@ -81,6 +87,7 @@ pub struct Verifier {
 struct Shared {
     issuer: String,
     uaa: Https,
+    online: Option<Online>,
     cache: Mutex<KeyCache>,
     /// Held while the UAA is asked, so that it is asked once by all who wait for the answer.
     asking: tokio::sync::Mutex<()>,
@@ -93,7 +100,9 @@ impl Verifier {
     /// When the URL cannot be one, or the CA file cannot be used.
     pub fn new(settings: Settings) -> Result<Self, SetupError> {
         let uaa = fetch::uaa(&settings)?;
+        let online = settings.online.as_ref().map(|check| Online::new(uaa.clone(), check)).transpose()?;
         let shared = Shared {
+            online,
             issuer: settings.issuer,
             uaa,
             cache: Mutex::default(),
@@ -107,7 +116,12 @@ impl Verifier {
     /// # Errors
     /// When the caller is not let in.
     pub async fn verify(&self, header: &str) -> Result<Token, AuthError> {
-        let verified = self.verify_header(header).await;
+        let mut verified = self.verify_header(header).await;
+        if let (Ok(_), Some(online)) = (&verified, &self.shared.online)
+            && let Err(error) = online.check(token::strip_scheme(header)).await
+        {
+            verified = Err(error);
+        }
         if let Err(AuthError::Refused(reason)) = &verified {
             tracing::debug!(%reason, "a token is refused");
         }

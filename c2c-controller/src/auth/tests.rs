@@ -223,7 +223,7 @@ impl KeyServer {
         let acceptor = acceptor(&ca);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let uaa_url = format!("https://127.0.0.1:{}/uaa/", listener.local_addr().unwrap().port());
-        let settings = Settings { uaa_url, issuer: ISSUER.to_owned(), ca };
+        let settings = Settings { uaa_url, issuer: ISSUER.to_owned(), ca, online: None };
         let response = Arc::new(Mutex::new(ok(&key_list(keys))));
         let asked = Arc::new(AtomicUsize::new(0));
         tokio::spawn(answer(listener, acceptor, Arc::clone(&response), Arc::clone(&asked)));

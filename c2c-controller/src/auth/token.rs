@@ -68,6 +68,9 @@ pub enum Refusal {
     /// A refresh token or an ID token.
     #[error("it is not an access token: it has no array of scopes, or is a refresh token")]
     Kind,
+    /// It was good once.
+    #[error("the UAA does not take it any more")]
+    Revoked,
     /// A tenant's.
     #[error("its identity zone (zid) is not {ZONE}")]
     Zone,

@@ -1,8 +1,7 @@
 //! Cloud Controller, as far as policies need it: which apps there are and in which spaces, who is a space developer where,
 //! and the security groups. Asked with a token of our own, which the UAA gives for our client's secret.
 //!
-//! `tokens` has that token, `controller` reads Cloud Controller's lists whole or not at all, `memory` remembers for a
-//! moment what was answered, and `access` says what somebody may do who is no administrator. `cleaner` removes the policies
+//! `tokens` has that token, `controller` reads Cloud Controller's lists whole or not at all, and `access` says what somebody may do who is no administrator. `cleaner` removes the policies
 //! of apps that are gone; `importer` makes our security groups Cloud Controller's, whose words `groups` reads. Of
 //! several controllers one at a time does each of the two, by `turn`.
 
@@ -11,7 +10,6 @@ mod cleaner;
 mod controller;
 pub(crate) mod groups;
 mod importer;
-mod memory;
 mod tokens;
 mod turn;
 
@@ -19,11 +17,12 @@ pub(crate) use cleaner::run as run_cleaner;
 pub(crate) use controller::{CloudError, Developer};
 pub use importer::ImportSettings;
 pub(crate) use importer::Importer;
+pub(crate) use tokens::basic;
 
 use crate::domain::{AppId, SpaceId};
 use crate::https::{Https, Server, SetupError};
+use crate::memory::Memory;
 use controller::Controller;
-use memory::Memory;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::PathBuf;

@@ -1,6 +1,7 @@
 //! What needs Cloud Controller: its place, our client at the UAA, and what space developers may.
 
 use super::{ConfigError, Layers};
+use crate::auth::OnlineCheck;
 use crate::cloud::{Client, ImportSettings, Settings};
 use clap::Args;
 use std::path::PathBuf;
@@ -21,6 +22,12 @@ pub struct CloudArgs {
     /// Its secret; better not as a flag
     #[arg(long, env = "C2C_UAA_CLIENT_SECRET", hide_env_values = true, value_name = "TEXT")]
     pub uaa_client_secret: Option<String>,
+    /// Ask the UAA at each request whether the token was revoked [default: false]
+    #[arg(long, env = "C2C_UAA_ONLINE_CHECK", value_name = "BOOL")]
+    pub uaa_online_check: Option<String>,
+    /// How long a token that was good is not asked for again [default: 0]
+    #[arg(long, env = "C2C_UAA_ONLINE_CHECK_CACHE_SECONDS", value_name = "SECONDS")]
+    pub uaa_online_check_cache_seconds: Option<String>,
     /// Let space developers without the scope network.write in [default: false]
     #[arg(long, env = "C2C_ENABLE_SPACE_DEVELOPER_SELF_SERVICE", value_name = "BOOL")]
     pub enable_space_developer_self_service: Option<String>,
@@ -62,12 +69,14 @@ pub struct CloudConfig {
     pub import: Option<ImportSettings>,
 }
 
-pub(super) fn flags(args: &CloudArgs) -> [(&'static str, &Option<String>); 12] {
+pub(super) fn flags(args: &CloudArgs) -> [(&'static str, &Option<String>); 14] {
     [
         ("cc_url", &args.cc_url),
         ("cc_ca", &args.cc_ca),
         ("uaa_client", &args.uaa_client),
         ("uaa_client_secret", &args.uaa_client_secret),
+        ("uaa_online_check", &args.uaa_online_check),
+        ("uaa_online_check_cache_seconds", &args.uaa_online_check_cache_seconds),
         ("enable_space_developer_self_service", &args.enable_space_developer_self_service),
         ("max_policies_per_app_source", &args.max_policies_per_app_source),
         ("policy_cleanup_minutes", &args.policy_cleanup_minutes),
@@ -95,10 +104,7 @@ pub(super) fn cloud(layers: &Layers) -> Result<Option<CloudConfig>, ConfigError>
             ca: layers.first_of(&["cc_ca", "uaa_ca", "ca"], "a PEM file")?.into(),
             uaa_url: layers.required("uaa_url", "the UAA's URL such as https://uaa.example.org")?.to_owned(),
             uaa_ca: ca.into(),
-            client: Client {
-                id: layers.value("uaa_client", "network-policy", "a client's name", |_| true)?,
-                secret: layers.required("uaa_client_secret", "the secret of uaa_client")?.to_owned(),
-            },
+            client: client(layers)?,
         },
         self_service: self_service(layers)?,
         policies_per_source: layers.value(
@@ -110,6 +116,23 @@ pub(super) fn cloud(layers: &Layers) -> Result<Option<CloudConfig>, ConfigError>
         cleanup_every: Duration::from_secs(minutes.saturating_mul(60)),
         import: import(layers)?,
     }))
+}
+
+fn client(layers: &Layers) -> Result<Client, ConfigError> {
+    Ok(Client {
+        id: layers.value("uaa_client", "network-policy", "a client's name", |_| true)?,
+        secret: layers.required("uaa_client_secret", "the secret of uaa_client")?.to_owned(),
+    })
+}
+
+/// Whether and how the UAA is asked for revoked tokens.
+pub(super) fn online(layers: &Layers) -> Result<Option<OnlineCheck>, ConfigError> {
+    if !layers.value("uaa_online_check", "false", "true or false", |_: &bool| true)? {
+        return Ok(None);
+    }
+    let seconds = layers
+        .value("uaa_online_check_cache_seconds", "0", "seconds from 0 to 300", |s| (0..=300).contains(s))?;
+    Ok(Some(OnlineCheck { client: client(layers)?, age: Duration::from_secs(seconds) }))
 }
 
 /// Security groups, if they are to be imported.

@@ -44,6 +44,11 @@ pub enum SetupError {
         /// What is wrong with it.
         source: BoxError,
     },
+    /// No header can hold it.
+    #[error(
+        "uaa_client or uaa_client_secret holds characters that no HTTP header can; expected printable ones"
+    )]
+    Client,
     /// Nobody would believe us.
     #[error("{key}: {} cannot be used; expected a certificate and its key (PEM)", path.display())]
     Identity {

@@ -289,3 +289,27 @@ async fn our_own_token_is_kept_and_exchanged_when_it_is_refused() {
     }
     assert!(api.uaa.world().tokens_given >= 5, "a token without a life is used once");
 }
+
+#[tokio::test]
+async fn revoked_tokens_are_refused_if_the_uaa_is_asked() {
+    let api = Api::with_cloud(&["--uaa-online-check", "true"]).await;
+    let admin = api.uaa.bearer(&["network.admin"]);
+    let list = async |api: &Api, token: &str| api.send("GET", PATH, &[("Authorization", token)], "").await;
+    assert_eq!(list(&api, &admin).await.status, 200);
+    assert_eq!(list(&api, "bearer a.b.c").await.status, 401, "and it was not asked for that");
+    assert_eq!(api.uaa.world().checks, 1);
+    api.uaa.world().all_revoked = true;
+    let refused = (401, r#"{"error": "failed to verify token with uaa"}"#);
+    assert_eq!(list(&api, &admin).await.is(), refused);
+    api.uaa.world().broken = true;
+    assert_eq!(list(&api, &admin).await.status, 503, "not known is not good");
+    let flags = ["--uaa-online-check", "true", "--uaa-online-check-cache-seconds", "300"];
+    let remembering = Api::with_cloud(&flags).await;
+    let admin = remembering.uaa.bearer(&["network.admin"]);
+    for _ in 0..3 {
+        assert_eq!(list(&remembering, &admin).await.status, 200);
+    }
+    let other = format!("bearer {}", remembering.uaa.token(&json!({"jti": "other"})));
+    assert_eq!(list(&remembering, &other).await.status, 200);
+    assert_eq!(remembering.uaa.world().checks, 2, "each token once");
+}

@@ -30,6 +30,9 @@ pub(crate) struct World {
     pub(crate) tokens_live: u64,
     /// How often our client got a token.
     pub(crate) tokens_given: usize,
+    /// How often it was asked whether a token is good, and whether all are revoked.
+    pub(crate) checks: usize,
+    pub(crate) all_revoked: bool,
     /// Whether it answers our client at all.
     pub(crate) broken: bool,
 }
@@ -39,7 +42,8 @@ impl Uaa {
     pub(crate) async fn start(files: &Files) -> Self {
         let key = new_key();
         let keys = json!({"keys": [jwk(&key)]}).to_string();
-        let world = World { keys, tokens_live: 600, tokens_given: 0, broken: false };
+        let world =
+            World { keys, tokens_live: 600, tokens_given: 0, checks: 0, all_revoked: false, broken: false };
         let world = Arc::new(Mutex::new(world));
         let url = stub::serve(files, {
             let world = Arc::clone(&world);
@@ -97,8 +101,21 @@ impl World {
     fn answer(&mut self, asked: &Asked) -> Answer {
         match asked.line.as_str() {
             "GET /token_keys" => Answer::Json(200, self.keys.clone()),
+            "POST /check_token" => self.check(asked),
             "POST /oauth/token" => self.token(asked),
             _ => Answer::Json(404, String::new()),
+        }
+    }
+
+    fn check(&mut self, asked: &Asked) -> Answer {
+        assert!(asked.body.starts_with("token=eyJ") && !asked.header("authorization").is_empty());
+        self.checks += 1;
+        match (self.broken, self.all_revoked) {
+            (true, _) => Answer::Json(503, "<html>busy</html>".to_owned()),
+            (_, true) => {
+                Answer::Json(400, r#"{"error":"invalid_token","error_description":"revoked"}"#.to_owned())
+            }
+            (false, false) => Answer::Json(200, r#"{"client_id":"cf"}"#.to_owned()),
         }
     }
 

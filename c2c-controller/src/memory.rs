@@ -5,8 +5,9 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 use tokio::time::Instant;
 
+/// What is known by which key.
 #[derive(Debug)]
-pub(super) struct Memory<K, V> {
+pub(crate) struct Memory<K, V> {
     known: BTreeMap<K, V>,
     /// Every key of `known` once, the oldest first, and when it was learned.
     learned: VecDeque<(Instant, K)>,
@@ -15,12 +16,13 @@ pub(super) struct Memory<K, V> {
 }
 
 impl<K: Clone + Ord, V: Clone> Memory<K, V> {
-    pub(super) fn new(capacity: usize, age: Duration) -> Self {
+    /// Knows nothing yet.
+    pub(crate) fn new(capacity: usize, age: Duration) -> Self {
         Self { known: BTreeMap::new(), learned: VecDeque::new(), capacity, age }
     }
 
     /// What is known of these keys; and those of which nothing is.
-    pub(super) fn recall(
+    pub(crate) fn recall(
         &mut self,
         keys: impl IntoIterator<Item = K>,
         now: Instant,
@@ -39,7 +41,7 @@ impl<K: Clone + Ord, V: Clone> Memory<K, V> {
     }
 
     /// Remembers these, and forgets the oldest when they are too many. What is known already keeps its age.
-    pub(super) fn keep(&mut self, pairs: impl IntoIterator<Item = (K, V)>, now: Instant) {
+    pub(crate) fn keep(&mut self, pairs: impl IntoIterator<Item = (K, V)>, now: Instant) {
         for (key, value) in pairs {
             if self.known.contains_key(&key) {
                 continue;
