@@ -14,12 +14,16 @@ use c2c_proto::v1;
 use c2c_proto::v1::operator_client::OperatorClient;
 use serde_json::json;
 use std::net::Ipv4Addr;
+use std::ops::Range;
+use std::thread;
 use tokio::runtime::Builder;
 use tokio::task::JoinSet;
 use tonic::transport::Channel;
 
 /// Policies that are written at the same time.
-const WRITERS: usize = 16;
+const WRITERS: usize = 64;
+/// Containers that are taken through the shim at the same time.
+const HANDS: usize = 8;
 /// The cells say within this that they enforce the last one.
 const ENFORCED_WITHIN_MILLISECONDS: u32 = 60_000;
 
@@ -31,16 +35,23 @@ pub(super) struct Cells {
 
 impl Cells {
     /// Builds the lab and takes the containers through the shim.
-    pub(super) fn build(setting: &Setting) -> Result<Self> {
-        Self::build_with(setting, &[])
+    pub(super) fn build(setting: &Setting, progress: &dyn Fn(&str)) -> Result<Self> {
+        Self::build_with(setting, &[], progress)
     }
 
     /// As [`Cells::build`], with further keys of the agents' configuration.
-    pub(super) fn build_with(setting: &Setting, agent: &[(&str, &str)]) -> Result<Self> {
+    pub(super) fn build_with(
+        setting: &Setting,
+        agent: &[(&str, &str)],
+        progress: &dyn Fn(&str),
+    ) -> Result<Self> {
+        progress("c2c: controller and agents");
         let agent = agent.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
         let lab = TemporaryLab::up(&Options { agent, ..Options::default() })?;
+        progress("c2c: policies");
         // Before any cell has a container that they concern: what the cells are told then is told in one go.
         write(&lab, others(setting), 0)?;
+        progress("c2c: containers");
         let outside = setting.outside(lab.outside().address);
         let mut client = Wanted::app(&App::Client.name());
         for address in outside {
@@ -50,11 +61,12 @@ impl Cells {
         for cell in ["a", "b"] {
             lab.add_as(cell, &format!("client-{cell}"), &client)?;
             lab.add_as(cell, &format!("server-{cell}"), &server)?;
-            for number in 2..setting.containers {
-                let app = App::Other(2_000 + u16::from(number)).name();
-                lab.add(cell, &format!("idle-{cell}-{number}"), &app)?;
-            }
+            // Beyond the apps that policies name.
+            fill(&lab, cell, 2..u32::from(setting.containers), |number| {
+                Wanted::app(&format!("idle-{number}"))
+            })?;
         }
+        progress("c2c: waiting until all policies are enforced");
         are_enforced(&lab, setting)?;
         Ok(Self { lab })
     }
@@ -101,6 +113,23 @@ fn operator(lab: &Lab) -> Result<OperatorClient<Channel>> {
     };
     let identity = Identity::load(&files).context("cannot load the operator's certificate")?;
     Ok(OperatorClient::new(tls::channel(&controller.address, identity)?))
+}
+
+/// Takes containers that do nothing through the shim.
+pub(super) fn fill(
+    lab: &Lab,
+    cell: &str,
+    numbers: Range<u32>,
+    wanted: impl Fn(u32) -> Wanted + Sync,
+) -> Result<()> {
+    let add = |number: u32| lab.add_as(cell, &format!("idle-{cell}-{number}"), &wanted(number)).map(drop);
+    let work = |hand: usize| numbers.clone().skip(hand).step_by(HANDS).try_for_each(add);
+    thread::scope(|scope| {
+        let hands: Vec<_> = (0..HANDS).map(|hand| scope.spawn(move || work(hand))).collect();
+        hands
+            .into_iter()
+            .try_for_each(|hand| hand.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+    })
 }
 
 /// The policies of a setting without those of the traffic.

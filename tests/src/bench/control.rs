@@ -9,13 +9,9 @@ mod shield;
 
 use super::fabric::Fabric;
 use super::figures::Row;
-use crate::lab::{Lab, Wanted};
+use crate::lab::Wanted;
 use anyhow::{Context, Result};
-use std::thread;
 use std::time::Duration;
-
-/// Containers that are taken through the shim at the same time where it is not measured.
-const HANDS: u32 = 8;
 
 /// How much is measured.
 #[derive(Clone, Copy, Debug)]
@@ -89,22 +85,6 @@ impl About<'_> {
     fn row(&self, metric: &str, unit: &str, values: &[f64]) -> Row {
         Row::of(Fabric::C2c, self.scenario, (self.containers, self.policies), (metric, unit), values)
     }
-}
-
-/// Takes containers that do nothing through the shim until a cell has so many of them, and says their names.
-fn fill(lab: &Lab, cell: &str, numbers: std::ops::Range<u32>) -> Result<()> {
-    let add = |number: u32| lab.add_as(cell, &idle(number), &ordinary(&format!("idle-{number}"))).map(drop);
-    let hand = |hand: u32| numbers.clone().skip(hand as usize).step_by(HANDS as usize).try_for_each(add);
-    thread::scope(|scope| {
-        let hands: Vec<_> = (0..HANDS).map(|number| scope.spawn(move || hand(number))).collect();
-        hands
-            .into_iter()
-            .try_for_each(|hand| hand.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
-    })
-}
-
-fn idle(number: u32) -> String {
-    format!("idle-{number}")
 }
 
 /// What Cloud Foundry asks for with an ordinary app: a space, and a port for the router.

@@ -72,8 +72,7 @@ pub(super) struct Fabrics {
 impl Fabrics {
     /// Makes them.
     pub(super) fn build(setting: Setting, progress: &impl Fn(&str)) -> Result<Self> {
-        progress("c2c: controller, agents, policies and containers");
-        let c2c = Cells::build(&setting)?;
+        let c2c = Cells::build(&setting, progress)?;
         let place = c2c.lab.place().clone();
         progress("bare, vxlan and silk: cells and containers");
         let bare = Underlay::build(&place, "bare")?;

@@ -1,8 +1,9 @@
 //! ADD and DEL through the shim, as a container runtime waits for them: from the start of its process to its end. One after
 //! another, and many at once.
 
+use super::super::cells::fill;
 use super::super::figures::Row;
-use super::{About, Effort, fill, milliseconds, ordinary};
+use super::{About, Effort, milliseconds, ordinary};
 use crate::lab::{Lab, Options, TemporaryLab};
 use crate::netns::Namespace;
 use anyhow::{Result, ensure};
@@ -21,7 +22,7 @@ pub(super) fn measure(effort: &Effort, progress: &dyn Fn(&str)) -> Result<Vec<Ro
     let (mut rows, mut present) = (Vec::new(), 0);
     for &containers in effort.containers {
         progress(&format!("filling the cell up to {containers} containers"));
-        fill(&lab, CELL, present..containers)?;
+        fill(&lab, CELL, present..containers, |number| ordinary(&format!("idle-{number}")))?;
         present = containers;
         progress(&format!("with {containers} containers: one after another"));
         let one_by_one = [vec![1; effort.attachments as usize]].concat();

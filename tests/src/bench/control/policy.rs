@@ -24,8 +24,7 @@ const BOUND: Duration = Duration::from_secs(10);
 const FIRST_PORT: u16 = 20_000;
 
 pub(super) fn measure(effort: &Effort, progress: &dyn Fn(&str)) -> Result<Vec<Row>> {
-    progress("controller, agents and containers");
-    let cells = Cells::build(&Setting::SMALL)?;
+    let cells = Cells::build(&Setting::SMALL, progress)?;
     let way = cells.way(Path::OtherCell)?;
     progress(&format!("{} policies, one after another", effort.policies));
     let measure = || {

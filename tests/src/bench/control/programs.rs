@@ -34,7 +34,7 @@ const BRIEFLY: Duration = Duration::from_millis(50);
 const PROGRAMS: [&str; 4] = ["from_container", "from_underlay", "to_container", "xdp_underlay"];
 
 pub(super) fn measure(_: &Effort, progress: &dyn Fn(&str)) -> Result<Vec<Row>> {
-    let cells = Cells::build(&Setting::SMALL)?;
+    let cells = Cells::build(&Setting::SMALL, progress)?;
     progress("test runs");
     let about = About { scenario: "programs", containers: 2, policies: 0 };
     let mut rows = Vec::new();

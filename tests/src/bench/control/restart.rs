@@ -1,11 +1,11 @@
 //! A full cell's agent that stops and starts: how long until it holds its lease and has applied the controller's world
 //! again, and what it and its maps take of memory.
 
-use super::super::cells::{others, write};
+use super::super::cells::{fill, others, write};
 use super::super::figures::Row;
 use super::super::setting::{App, Setting};
 use super::programs::field;
-use super::{About, Effort, attach, fill, milliseconds, ordinary};
+use super::{About, Effort, attach, milliseconds, ordinary};
 use crate::lab::TemporaryLab;
 use crate::process::Process;
 use anyhow::{Context, Result};
@@ -24,7 +24,7 @@ pub(super) fn measure(effort: &Effort, progress: &dyn Fn(&str)) -> Result<Vec<Ro
     for (cell, app) in [(CELL, App::Client), (CELL, App::Server), ("b", App::Client), ("b", App::Server)] {
         lab.add_as(cell, &format!("{app:?}-{cell}"), &ordinary(&app.name()))?;
     }
-    fill(&lab, CELL, 2..containers)?;
+    fill(&lab, CELL, 2..containers, |number| ordinary(&format!("idle-{number}")))?;
     let mut times = Vec::new();
     for restart in 1..=effort.restarts {
         progress(&format!("restart {restart} of {}", effort.restarts));

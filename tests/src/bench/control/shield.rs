@@ -28,7 +28,7 @@ pub(super) fn measure(effort: &Effort, progress: &dyn Fn(&str)) -> Result<Vec<Ro
     let mut rows = Vec::new();
     for (scenario, shield) in SHIELDS {
         progress(&format!("shield = {shield:?}"));
-        let cells = Cells::build_with(&Setting::SMALL, &[("shield", &format!("{shield:?}"))])?;
+        let cells = Cells::build_with(&Setting::SMALL, &[("shield", &format!("{shield:?}"))], progress)?;
         let (switch, hosts) = cells.underlay()?;
         wire::behave(&switch, &hosts, wire::Wire::Ethernet)?;
         rows.extend(rounds(&cells, scenario, effort.flood)?);
