@@ -54,6 +54,7 @@ pub(super) async fn measure(plan: &Plan, progress: &(impl Fn(&str) + Sync)) -> R
     progress("connecting the cells");
     let first_connection = simulation.connect(identities, &to_simulation).await?;
     progress("changing policies");
+    simulation.change(&plan.settling()).await?;
     let policy = simulation.changes(|number| plan.sample(number)).await?;
     let policy_everywhere = simulation.changes(|number| plan.sample_everywhere(number)).await?;
     let (connected_mib, second_peak) = simulation.controller()?.memory()?;
@@ -188,7 +189,7 @@ impl Simulation<'_> {
     /// Brings every cell to the last revision by a change that concerns all, stops them and compares their worlds.
     async fn verify(&mut self) -> Result<usize> {
         let samples = self.plan.options.samples;
-        let last = self.plan.sample_everywhere(samples);
+        let last = self.plan.last();
         self.change(&last).await?;
         while let Ok(news) = self.news.try_recv() {
             if let News::Wrong(what) = news {
@@ -198,7 +199,8 @@ impl Simulation<'_> {
         self.orders.send_modify(|orders| orders.stop = true);
         let sampled =
             (0..samples).flat_map(|number| [self.plan.sample(number), self.plan.sample_everywhere(number)]);
-        let worlds = self.plan.worlds(self.plan.standing().chain(sampled).chain([last]));
+        let worlds =
+            self.plan.worlds(self.plan.standing().chain(sampled).chain([self.plan.settling(), last]));
         let mut verified = 0;
         while let Some(cell) = self.cells.join_next().await {
             let (number, world) = cell.context("a cell panicked")?;

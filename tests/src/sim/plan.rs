@@ -130,6 +130,17 @@ impl Plan {
         Access { source, destination, protocol: Protocol::Udp, port: 1 + number }
     }
 
+    /// A policy of every cell before the first one that is measured: it is applied when all that came with the cells'
+    /// arrival, each told of every other one's lease, is done with.
+    pub(super) fn settling(&self) -> Access {
+        self.sample_everywhere(self.options.samples)
+    }
+
+    /// A policy of every cell after all others: who knows it knows everything.
+    pub(super) fn last(&self) -> Access {
+        self.sample_everywhere(self.options.samples + 1)
+    }
+
     /// The cells that host an app.
     pub(super) fn hosts(&self, app: App) -> BTreeSet<u32> {
         let cells = self.options.cells;
@@ -200,9 +211,10 @@ mod tests {
         for (apps, policies) in [(2, 7), (3, 40), (50, 2_600)] {
             let plan = plan(5, apps, policies);
             let samples = (0..10).flat_map(|number| [plan.sample(number), plan.sample_everywhere(number)]);
-            let all: Vec<Access> = plan.standing().chain(samples).collect();
+            let others = [plan.settling(), plan.last()];
+            let all: Vec<Access> = plan.standing().chain(samples).chain(others).collect();
             let distinct: BTreeSet<Access> = all.iter().copied().collect();
-            assert_eq!((all.len(), distinct.len()), (policies as usize + 20, policies as usize + 20));
+            assert_eq!((all.len(), distinct.len()), (policies as usize + 22, policies as usize + 22));
             assert!(all.iter().all(|access| access.source != access.destination));
         }
     }
