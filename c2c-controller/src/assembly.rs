@@ -2,14 +2,17 @@
 
 use crate::api::{self, AgentService, GroupsFrom, OperatorService, Terms};
 use crate::auth::Verifier;
+use crate::certificates::Certificates;
 use crate::cloud::{self, Cloud, Importer};
 use crate::config::{CloudConfig, Config, RestConfig, StorePlace};
 use crate::ledger::Ledger;
+use crate::metrics::{self, Meters, Observer};
 use crate::rest::{self, Access, Rest};
 use crate::store::{PostgresStore, SledStore, Store, StoreError};
-use crate::watch::Sessions;
 use anyhow::{Context, bail};
-use c2c_proto::tls::{self, Identity, Role, ServerCertificate, TlsError};
+use axum::middleware;
+use c2c_proto::pages;
+use c2c_proto::tls::{self, FileWatch, Identity, Role, ServerCertificate};
 use c2c_proto::v1::fabric_server::FabricServer;
 use c2c_proto::v1::operator_server::OperatorServer;
 use sd_notify::NotifyState;
@@ -18,6 +21,7 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
+use tonic::service::Routes;
 use tonic::transport::Server;
 
 /// How often a silent connection is asked whether it is alive, and how long the answer may take: a cell that was cut off
@@ -32,14 +36,7 @@ const STOP_DEADLINE: Duration = Duration::from_secs(5);
 /// When it cannot start, or its store fails.
 pub async fn serve(config: Config) -> anyhow::Result<()> {
     let mut signals = Signals::new().context("cannot listen for signals")?;
-    let identity = Identity::load(&config.files)?;
-    if identity.own().role != Some(Role::Controller) {
-        bail!(
-            "certificate: {} does not have the role (organizationalUnitName) {}; expected a controller's certificate",
-            config.files.cert.display(),
-            Role::Controller
-        );
-    }
+    let identity = open_identity(&config)?;
     let ledger = Arc::new(Ledger::open(open_store(&config.store)?, config.rules)?);
     ledger.keep(api::now).context("cannot start the thread that follows the store")?;
     let cloud = config.cloud.as_ref().map(|settings| Cloud::new(&settings.settings)).transpose()?;
@@ -50,23 +47,34 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
         None => None,
     };
     let certificates = Certificates { identity, rest: rest.as_ref().map(|rest| rest.certificate.clone()) };
+    let watch = FileWatch::new(certificates.files());
+    // What changed between the first look and now is read here.
+    certificates.identity.reload()?;
+    let pages = pages::listen(config.metrics_address).await?;
     let listener = TcpListener::bind(config.listen).await;
     let listener = listener.with_context(|| format!("listen: cannot listen on {}", config.listen))?;
     let address = listener.local_addr().context("listen: the socket has no address")?;
-    tracing::info!(%address, store = %ledger.store_id(), revision = %ledger.revision(), "listening");
+    tracing::info!(%address, metrics = %pages.local_addr()?, store = %ledger.store_id(), revision = %ledger.revision(), "listening");
 
     let (stop, stopping) = watch::channel(false);
-    let rest = tokio::spawn(run_rest(rest, stopping.clone()));
+    let observer = Observer {
+        ledger: Arc::clone(&ledger),
+        sessions: Arc::default(),
+        certificates: certificates.clone(),
+        meters: Meters::default(),
+        stopping: stopping.clone(),
+    };
+    let rest = tokio::spawn(run_rest(rest, observer.meters.clone(), stopping.clone()));
+    tokio::spawn(run_pages(pages, observer.clone()));
+    tokio::spawn(certificates.clone().follow(watch));
     if let (Some(cloud), Some(settings)) = (cloud, &config.cloud) {
         follow_cloud(cloud, settings, &ledger, &stopping)?;
     }
-    let identity = certificates.identity.clone();
     let groups = match config.cloud.as_ref().and_then(|cloud| cloud.import.as_ref()) {
         Some(_) => GroupsFrom::CloudController,
         None => GroupsFrom::Operators,
     };
-    let server =
-        tokio::spawn(run_server(listener, identity, Arc::clone(&ledger), terms(&config), groups, stopping));
+    let server = tokio::spawn(run_server(listener, observer, terms(&config), groups));
     notify(&[NotifyState::Ready]);
     let ended = wait_for_end(&mut signals, &certificates, &ledger).await;
     notify(&[NotifyState::Stopping]);
@@ -79,6 +87,34 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
         Err(_) => tracing::warn!("some connections did not end in time and are cut"),
     }
     ended
+}
+
+/// Whether the files that the configuration names can be used. Opens no store and listens nowhere.
+///
+/// # Errors
+/// The first that cannot.
+pub(crate) fn check(config: &Config) -> anyhow::Result<()> {
+    open_identity(config)?;
+    if let Some(rest) = &config.rest {
+        ServerCertificate::load(&rest.certificate, &rest.key).context("rest_certificate")?;
+        Verifier::new(rest.uaa.clone())?;
+    }
+    if let Some(cloud) = &config.cloud {
+        Cloud::new(&cloud.settings)?;
+    }
+    Ok(())
+}
+
+fn open_identity(config: &Config) -> anyhow::Result<Identity> {
+    let identity = Identity::load(&config.files)?;
+    if identity.own().role != Some(Role::Controller) {
+        bail!(
+            "certificate: {} does not have the role (organizationalUnitName) {}; expected a controller's certificate",
+            config.files.cert.display(),
+            Role::Controller
+        );
+    }
+    Ok(identity)
 }
 
 /// Opens the store that is there, or makes one.
@@ -131,9 +167,17 @@ async fn open_rest(settings: &RestConfig, ledger: &Arc<Ledger>, access: Access) 
     Ok(OpenRest { listener, certificate, rest: Rest::new(Arc::clone(ledger), verifier, origins, access) })
 }
 
-async fn run_rest(open: Option<OpenRest>, stopping: watch::Receiver<bool>) {
+async fn run_rest(open: Option<OpenRest>, meters: Meters, stopping: watch::Receiver<bool>) {
     if let Some(OpenRest { listener, certificate, rest }) = open {
-        rest::run(listener, certificate, rest.router(), stopping).await;
+        let counted = rest.router().layer(middleware::from_fn_with_state(meters, metrics::count_request));
+        rest::run(listener, certificate, counted, stopping).await;
+    }
+}
+
+/// They are there until the process ends: that we are about to is one of the things that they tell.
+async fn run_pages(listener: TcpListener, observer: Observer) {
+    if let Err(error) = pages::serve(listener, observer, std::future::pending()).await {
+        tracing::error!(error = &error as &dyn std::error::Error, "the pages about the controller are gone");
     }
 }
 
@@ -143,22 +187,20 @@ fn terms(config: &Config) -> Terms {
 
 async fn run_server(
     listener: TcpListener,
-    identity: Identity,
-    ledger: Arc<Ledger>,
+    observer: Observer,
     terms: Terms,
     groups: GroupsFrom,
-    stopping: watch::Receiver<bool>,
 ) -> Result<(), tonic::transport::Error> {
-    let sessions = Arc::new(Sessions::default());
+    let Observer { ledger, sessions, certificates, meters, mut stopping } = observer;
     let agents = AgentService::new(Arc::clone(&ledger), Arc::clone(&sessions), terms, stopping.clone());
     let (interval, timeout) = KEEPALIVE;
-    let mut stopping = stopping;
+    let routes = Routes::new(FabricServer::new(agents))
+        .add_service(OperatorServer::new(OperatorService::new(ledger, sessions, groups)));
     Server::builder()
         .http2_keepalive_interval(Some(interval))
         .http2_keepalive_timeout(Some(timeout))
-        .add_service(FabricServer::new(agents))
-        .add_service(OperatorServer::new(OperatorService::new(ledger, sessions, groups)))
-        .serve_with_incoming_shutdown(tls::incoming(listener, identity), async move {
+        .add_routes(metrics::calls(routes, meters))
+        .serve_with_incoming_shutdown(tls::incoming(listener, certificates.identity), async move {
             // An error means that nobody is left to tell us.
             let _ = stopping.wait_for(|stopping| *stopping).await;
         })
@@ -179,12 +221,6 @@ impl Signals {
             hangup: signal(SignalKind::hangup())?,
         })
     }
-}
-
-/// What is read again when we are told to.
-struct Certificates {
-    identity: Identity,
-    rest: Option<ServerCertificate>,
 }
 
 async fn wait_for_end(
@@ -208,21 +244,8 @@ async fn wait_for_end(
 fn reload(certificates: &Certificates) {
     let now = NotifyState::monotonic_usec_now();
     notify(&[NotifyState::Reloading, now.unwrap_or(NotifyState::MonotonicUsec(0))]);
-    report_reload("the controller", certificates.identity.reload());
-    if let Some(rest) = &certificates.rest {
-        report_reload("the policy API", rest.reload());
-    }
+    certificates.reload();
     notify(&[NotifyState::Ready]);
-}
-
-fn report_reload(whose: &str, reloaded: Result<(), TlsError>) {
-    match reloaded {
-        Ok(()) => tracing::info!(whose, "certificates were read again"),
-        Err(error) => {
-            let error = &error as &dyn std::error::Error;
-            tracing::error!(error, whose, "the certificates cannot be used; those read before stay in use");
-        }
-    }
 }
 
 /// Tells systemd, if it started us. That it cannot be told is no reason to end.

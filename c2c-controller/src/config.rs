@@ -84,6 +84,12 @@ pub struct ServeArgs {
     /// About Cloud Controller.
     #[command(flatten)]
     pub cloud: CloudArgs,
+    /// Where /metrics, /healthz and /readyz are [default: 127.0.0.1:9465]
+    #[arg(long, env = "C2C_METRICS_ADDRESS", value_name = "IP:PORT")]
+    pub metrics_address: Option<String>,
+    /// Check all of this and the files that it names, say what would be run with, and start nothing
+    #[arg(long)]
+    pub check_config: bool,
     /// What to log: error, warn, info, debug, trace, or a tracing filter [default: info]
     #[arg(long, env = "C2C_LOG", value_name = "FILTER")]
     pub log: Option<String>,
@@ -136,6 +142,8 @@ pub struct Config {
     pub rest: Option<RestConfig>,
     /// Cloud Controller; nothing when it is not asked.
     pub cloud: Option<CloudConfig>,
+    /// Where the pages about us are.
+    pub metrics_address: SocketAddr,
     /// What to log.
     pub log: String,
 }
@@ -270,6 +278,12 @@ impl Config {
             udp_port: layers.value("udp_port", "4789", "a port from 1 to 65535", |port| *port != 0)?,
             rest: rest(&layers)?,
             cloud: cloud::cloud(&layers)?,
+            metrics_address: layers.value(
+                "metrics_address",
+                "127.0.0.1:9465",
+                "an address and port such as 127.0.0.1:9465",
+                |_| true,
+            )?,
             log: layers.value("log", "info", "a tracing filter such as info", |filter: &String| {
                 tracing_subscriber::EnvFilter::from_str(filter).is_ok()
             })?,
@@ -400,6 +414,7 @@ fn flags(args: &ServeArgs) -> Vec<(&'static str, &Option<String>)> {
         ("uaa_url", &args.uaa_url),
         ("uaa_issuer", &args.uaa_issuer),
         ("uaa_ca", &args.uaa_ca),
+        ("metrics_address", &args.metrics_address),
         ("log", &args.log),
     ];
     flags.into_iter().chain(cloud::flags(&args.cloud)).collect()

@@ -3,12 +3,14 @@
 //! `domain` decides, `store` keeps, `ledger` does both under one lock and tells `watch`, whose subscriptions `api` turns
 //! into messages; `rest` is Cloud Foundry's policy API, for those whose tokens `auth` verifies, and `cloud` asks Cloud
 //! Controller what they may, both over `https`. `backup` is the state as a file, `import` what the incumbents' databases
-//! hold. `assembly` puts them together for `serve`; `cli` is also the operator's client.
+//! hold. `assembly` puts them together for `serve`, with the `certificates` that it shows and the `metrics` that say how
+//! it does; `cli` is also the operator's client.
 
 pub mod api;
 pub mod assembly;
 pub mod auth;
 pub mod backup;
+pub mod certificates;
 pub mod cli;
 pub mod cloud;
 pub mod config;
@@ -19,6 +21,7 @@ mod https;
 pub mod import;
 pub mod ledger;
 mod memory;
+pub mod metrics;
 pub mod pki;
 pub mod rest;
 pub mod store;

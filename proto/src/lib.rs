@@ -2,11 +2,13 @@
 //!
 //! `v1` is generated from `c2c/v1/*.proto`; `tls` is the transport those are spoken over; `agent_api` is the JSON that
 //! the CNI shim and the CLI speak with the agent over its Unix socket; `egress` reads the rules that several of these
-//! carry. No behaviour of either side lives here.
+//! carry; `pages` is what every daemon says about itself over HTTP. No behaviour of either side lives here.
 
 pub mod agent_api;
 pub mod agent_socket;
 pub mod egress;
+#[cfg(feature = "pages")]
+pub mod pages;
 #[cfg(feature = "grpc")]
 pub mod tls;
 

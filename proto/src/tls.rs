@@ -5,7 +5,7 @@
 //! IP subject alternative name (RFC 5280, 4.2.1.6). What a role is allowed is not decided here but by the services.
 //!
 //! Certificates are replaced while running: [`Identity::reload`] reads the files again, handshakes from then on use what
-//! was read, and open streams stay as they are.
+//! was read, and open streams stay as they are. [`FileWatch`] tells when it is time.
 //!
 //! [`ServerCertificate`] is for servers whose clients show no certificate, and is not mutual.
 
@@ -15,6 +15,7 @@ mod identity;
 mod incoming;
 mod peer;
 mod server;
+mod watch;
 
 pub use channel::{cause, channel};
 pub use error::TlsError;
@@ -22,6 +23,7 @@ pub use identity::{Files, Identity};
 pub use incoming::{TlsStream, incoming};
 pub use peer::{Peer, Role};
 pub use server::ServerCertificate;
+pub use watch::FileWatch;
 
 use std::time::Duration;
 

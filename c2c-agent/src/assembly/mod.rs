@@ -19,9 +19,9 @@ use crate::config::{Config, ConfigError, Network};
 use crate::control_stream::{self, Stream};
 use crate::fabric::report_chain;
 use crate::lease::{Keeper, Tenure};
-use crate::metrics;
 use crate::status::{Observer, Passes};
 use anyhow::Context;
+use c2c_proto::pages;
 use c2c_proto::tls::{self, Identity};
 use handler::Handler;
 use log::Log;
@@ -93,7 +93,7 @@ struct Doors {
 impl Doors {
     async fn open(config: &Config, identity: &Identity) -> anyhow::Result<Self> {
         let channel = tls::channel(&config.controller, identity.clone())?;
-        let pages = metrics::listen(config.metrics_address).await?;
+        let pages = pages::listen(config.metrics_address).await?;
         Ok(Self { socket: Socket::bind(&config.socket)?, pages, channel })
     }
 }
@@ -172,7 +172,9 @@ fn spawn(
     let saver = Saver::new(cell, channels.lease_seen);
     tasks.add("certificates", |stop| tasks::certificates(identity, stop));
     tasks.add("saver", |stop| saver.run(stop));
-    tasks.add("metrics", |stop| async move { Ok(metrics::serve(doors.pages, observer, stop).await?) });
+    tasks.add("metrics", |mut stop| async move {
+        Ok(pages::serve(doors.pages, observer, async move { stop.said().await }).await?)
+    });
     tasks.add("watchdog", |stop| tasks::watchdog(channels.passes_seen, stop));
     tasks
 }

@@ -5,15 +5,13 @@ use crate::control_stream::StreamState;
 use crate::datapath::{self, CounterRow, MapUse};
 use crate::status::{Facts, Observer};
 use c2c_common::layout;
-use prometheus_client::encoding::{EncodeLabelSet, text};
+use c2c_proto::pages::{self, by_state, counter, current, gauge, number};
+use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use std::fmt;
-
-/// `OpenMetrics`, which Prometheus has asked for since version 2.5.
-pub(super) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// The lease's states, each a series that is 1 or 0.
 const LEASE_STATES: [&str; 5] = ["unleased", "requesting", "held", "grace", "lost"];
@@ -44,16 +42,6 @@ struct Map {
     map: String,
 }
 
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct State {
-    state: &'static str,
-}
-
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct Build {
-    version: &'static str,
-}
-
 /// The page.
 pub(super) fn text(observer: &Observer) -> Result<String, PageError> {
     let (counters, maps) = observer.kernel()?;
@@ -70,9 +58,7 @@ fn write(facts: &Facts, counters: &[CounterRow], maps: &[MapUse]) -> Result<Stri
     stream(&mut registry, facts);
     cell(&mut registry, facts);
     passes(&mut registry, facts);
-    let mut page = String::new();
-    text::encode(&mut page, &registry)?;
-    Ok(page)
+    pages::text(&registry)
 }
 
 /// Packets by hook and outcome; drops once more under their reason, because that is what is alarmed on. Every reason is
@@ -164,7 +150,8 @@ fn outside(registry: &mut Registry, facts: &Facts, maps: &[MapUse]) {
 }
 
 fn lease(registry: &mut Registry, facts: &Facts) {
-    states(registry, "lease_state", "State of the cell's lease", LEASE_STATES, facts.stream.lease_state);
+    let state = current(LEASE_STATES, facts.stream.lease_state);
+    by_state(registry, "lease_state", "State of the cell's lease", state);
     let (ago, left) = facts.tenure_seconds().unwrap_or_default();
     gauge(registry, "lease_renewed_seconds", "Since the lease was last confirmed; 0 without one", ago);
     gauge(registry, "lease_expires_seconds", "Until the lease expires; 0 without one", left);
@@ -178,13 +165,8 @@ fn lease(registry: &mut Registry, facts: &Facts) {
 
 fn stream(registry: &mut Registry, facts: &Facts) {
     let names = StreamState::ALL.map(StreamState::as_str);
-    states(
-        registry,
-        "stream_state",
-        "State of the stream to the controller",
-        names,
-        facts.stream.stream.as_str(),
-    );
+    let state = current(names, facts.stream.stream.as_str());
+    by_state(registry, "stream_state", "State of the stream to the controller", state);
     counter(registry, "streams_opened", "Streams to the controller that were opened", facts.stream.opened);
 }
 
@@ -197,9 +179,7 @@ fn cell(registry: &mut Registry, facts: &Facts) {
         "1 when an ADD can be served and all that is known is enforced",
         u64::from(facts.problems().is_empty()),
     );
-    let build = Family::<Build, Gauge>::default();
-    build.get_or_create(&Build { version: env!("CARGO_PKG_VERSION") }).set(1);
-    registry.register("build_info", "The agent's version", build);
+    pages::build(registry, "The agent's version", env!("CARGO_PKG_VERSION"));
 }
 
 fn passes(registry: &mut Registry, facts: &Facts) {
@@ -216,42 +196,11 @@ fn passes(registry: &mut Registry, facts: &Facts) {
     gauge(registry, "reconcile_age_seconds", "Since the last pass ended", age);
 }
 
-fn states<const N: usize>(
-    registry: &mut Registry,
-    name: &str,
-    help: &str,
-    states: [&'static str; N],
-    current: &str,
-) {
-    let family = Family::<State, Gauge>::default();
-    for state in states {
-        family.get_or_create(&State { state }).set(i64::from(state == current));
-    }
-    registry.register(name, help, family);
-}
-
-fn gauge(registry: &mut Registry, name: &str, help: &str, value: u64) {
-    let gauge = Gauge::<i64>::default();
-    gauge.set(number(value));
-    registry.register(name, help, gauge);
-}
-
-fn counter(registry: &mut Registry, name: &str, help: &str, value: u64) {
-    let counter = Counter::<u64>::default();
-    counter.inc_by(value);
-    registry.register(name, help, counter);
-}
-
 fn count<L>(family: &Family<L, Counter>, labels: &L, value: u64)
 where
     L: Clone + std::hash::Hash + Eq,
 {
     family.get_or_create(labels).inc_by(value);
-}
-
-/// Gauges are signed in OpenMetrics' client; nothing here comes near the limit.
-fn number(value: u64) -> i64 {
-    i64::try_from(value).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]

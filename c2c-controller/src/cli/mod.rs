@@ -5,6 +5,7 @@
 
 mod access;
 mod backup;
+mod check;
 mod client;
 mod groups;
 mod import;
@@ -159,6 +160,9 @@ fn execute(command: Command) -> Result<(), Failure> {
 
 fn serve(args: &ServeArgs) -> Result<(), Failure> {
     let config = Config::load(args).map_err(Failure::usage)?;
+    if args.check_config {
+        return check::run(&config);
+    }
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())

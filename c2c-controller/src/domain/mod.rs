@@ -5,6 +5,7 @@
 
 mod clock;
 mod decide;
+mod figures;
 mod group;
 mod import;
 mod lease;
@@ -19,6 +20,7 @@ mod tests;
 
 pub use clock::{Heard, Moment, Now, SILENCE_SECONDS, Timestamp, Uptime};
 pub use decide::{Acquire, Command, LeaseRefusal, Refusal, Rules, decide};
+pub use figures::{Figures, LeaseFigures, TagFigures};
 pub use group::{Binding, GroupRules, Reach, SecurityGroup, Workload};
 pub use lease::Lease;
 pub use name::{AppId, CellName, GroupGuid, GroupName, SpaceId};

@@ -134,6 +134,12 @@ impl State {
         self.policies.iter().map(|(policy, tags)| tagged(policy, *tags))
     }
 
+    /// How many policies there are.
+    #[must_use]
+    pub fn policy_count(&self) -> usize {
+        self.policies.len()
+    }
+
     /// The tags that apps have, by tag.
     pub fn tags(&self) -> impl Iterator<Item = (Tag, &AppId)> {
         self.tags.held()

@@ -13,15 +13,17 @@ mod log;
 mod world;
 
 use crate::domain::{
-    AppId, CellName, Change, Command, Commit, GroupName, Lease, Moment, Parts, Refusal, Revision, Rules,
-    SecurityGroup, State, Tag, TaggedPolicy, decide,
+    AppId, CellName, Change, Command, Commit, Figures, GroupName, Lease, Moment, Parts, Refusal, Revision,
+    Rules, SecurityGroup, State, Tag, TaggedPolicy, Timestamp, decide,
 };
+use crate::metrics::StoreMeter;
 pub use crate::store::Renewals;
 use crate::store::{Duty, Lead, Others, Since, Store, StoreError, StoreId, log_start};
 use crate::watch::{Hosted, Moves, News, Start, Subscription};
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::Instant;
 use tokio::sync::watch;
 use world::World;
 
@@ -40,6 +42,7 @@ pub struct Ledger {
     /// Renewals that the store has not been told of.
     renewals: Mutex<Renewals>,
     failed: watch::Sender<bool>,
+    meter: StoreMeter,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -120,6 +123,7 @@ impl Ledger {
             world,
             renewals: Mutex::default(),
             failed,
+            meter: StoreMeter::default(),
         })
     }
 
@@ -159,7 +163,7 @@ impl Ledger {
                 return Ok(Done { revision, commit: None });
             }
             let commit = Arc::new(Commit { revision: revision.next(), changes });
-            match self.store.commit(&commit) {
+            match self.commit(&commit) {
                 Ok(()) => {
                     self.write().apply(&commit, now.up);
                     return Ok(Done { revision: commit.revision, commit: Some(commit) });
@@ -189,7 +193,9 @@ impl Ledger {
             return Ok(());
         }
         let mut health = self.writing();
-        self.catch_up(now).map_err(|error| self.failed_by(&mut health, error))
+        self.catch_up(now).map_err(|error| self.failed_by(&mut health, error))?;
+        self.meter.answered();
+        Ok(())
     }
 
     /// The same with the renewals of leases, which make no revision.
@@ -305,6 +311,18 @@ impl Ledger {
         self.read().state.revision()
     }
 
+    /// How much there is of everything.
+    #[must_use]
+    pub fn figures(&self, now: Timestamp) -> Figures {
+        Figures::of(&self.read().state, &self.rules, now)
+    }
+
+    /// How the store does.
+    #[must_use]
+    pub fn meter(&self) -> &StoreMeter {
+        &self.meter
+    }
+
     /// Takes a duty that one controller at a time does, if no other one has it. Blocks while the store is asked.
     ///
     /// # Errors
@@ -353,12 +371,20 @@ impl Ledger {
     /// Notes what an error of the store means for what comes next. With a shared store nothing is lost by it: whether a
     /// write was done after all is learned before the next command. In a store of our own what cannot be read is not known.
     fn failed_by(&self, health: &mut Health, error: StoreError) -> StoreError {
+        self.meter.failed(&error);
         let unknown = !error.is_definite() && !self.store.is_shared();
         if unknown || error.is_final() {
             *health = Health::Broken;
             self.failed.send_replace(true);
         }
         error
+    }
+
+    fn commit(&self, commit: &Commit) -> Result<(), StoreError> {
+        let began = Instant::now();
+        self.store.commit(commit)?;
+        self.meter.committed(began.elapsed());
+        Ok(())
     }
 
     fn pending(&self) -> MutexGuard<'_, Renewals> {

@@ -13,7 +13,7 @@ use nix::unistd::Pid;
 use serde_json::Value;
 use std::future::Future;
 use std::io::{BufRead, BufReader};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant, SystemTime};
@@ -150,7 +150,8 @@ impl Foundation {
 
 pub(crate) fn binary() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_c2c-controller"));
-    command.env_clear().stdin(Stdio::null());
+    // Several run at the same time.
+    command.env_clear().env("C2C_METRICS_ADDRESS", "127.0.0.1:0").stdin(Stdio::null());
     command
 }
 
@@ -217,6 +218,9 @@ impl Ran {
 pub(crate) struct Controller {
     child: Child,
     port: u16,
+    /// Where its pages are.
+    pub(crate) pages: SocketAddr,
+    log: std::sync::mpsc::Receiver<String>,
 }
 
 impl Controller {
@@ -224,18 +228,32 @@ impl Controller {
         let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
         let mut log = BufReader::new(child.stderr.take().unwrap()).lines();
         let mut seen = Vec::new();
-        let port = loop {
+        let (port, pages) = loop {
             let Some(Ok(line)) = log.next() else {
                 panic!("the controller did not start:\n{}", seen.join("\n"))
             };
             if let Some((_, rest)) = line.split_once("listening address=127.0.0.1:") {
-                break rest.split(' ').next().unwrap().parse().unwrap();
+                let pages = rest.split(' ').find_map(|word| word.strip_prefix("metrics="));
+                let port = rest.split(' ').next().unwrap().parse().unwrap();
+                break (port, pages.unwrap().parse().unwrap());
             }
             seen.push(line);
         };
         // A log that nobody reads would stop the controller; shown when a test fails.
-        std::thread::spawn(move || log.map_while(Result::ok).for_each(|line| println!("{line}")));
-        Self { child, port }
+        let (told, lines) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            for line in log.map_while(Result::ok) {
+                println!("{line}");
+                // Most tests do not ask.
+                let _ = told.send(line);
+            }
+        });
+        Self { child, port, pages, log: lines }
+    }
+
+    /// Waits until it logs this.
+    pub(crate) fn logs(&self, expected: &str) {
+        while !self.log.recv_timeout(PATIENCE).unwrap().contains(expected) {}
     }
 
     pub(crate) fn signal(&self, signal: Signal) {

@@ -11,6 +11,7 @@ mod groups;
 mod harness;
 mod import;
 mod kill;
+mod operation;
 mod operators;
 mod postgres;
 mod tls;

@@ -72,7 +72,15 @@ impl Api {
         let (files, rest) = (issue(Role::Controller, "controller"), issue(Role::Controller, "rest"));
         let mut command = Command::new(env!("CARGO_BIN_EXE_c2c-controller"));
         command.env_clear().stdin(Stdio::null()).stderr(Stdio::piped());
-        command.args(["serve", "--listen", "127.0.0.1:0", "--rest-listen", "127.0.0.1:0"]);
+        command.args([
+            "serve",
+            "--listen",
+            "127.0.0.1:0",
+            "--rest-listen",
+            "127.0.0.1:0",
+            "--metrics-address",
+            "127.0.0.1:0",
+        ]);
         command.args(["--rest-cors-origins", "https://apps.example.org", "--uaa-url", &uaa.url]);
         let data_dir = directory.path().join("data");
         for (flag, path) in [

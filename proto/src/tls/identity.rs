@@ -60,6 +60,12 @@ impl Identity {
         self.current.load().own.clone()
     }
 
+    /// When our certificate ends, in seconds since 1970.
+    #[must_use]
+    pub fn expires(&self) -> u64 {
+        self.current.load().expires
+    }
+
     /// The files this identity was read from.
     #[must_use]
     pub fn files(&self) -> &Files {
@@ -78,6 +84,7 @@ impl Identity {
 #[derive(Debug)]
 struct Loaded {
     own: Peer,
+    expires: u64,
     server: Arc<ServerConfig>,
     client: Arc<ClientConfig>,
 }
@@ -88,7 +95,7 @@ impl Loaded {
         let roots = Arc::new(read_roots(&files.ca)?);
         let chain = read_certificates("certificate", &files.cert)?;
         let key = read_key(&files.key)?;
-        let own = check_validity(&files.cert, &chain)?;
+        let (own, expires) = check_validity(&files.cert, &chain)?;
         check_key(&files.cert, &files.key, &chain, &key, &provider)?;
         let verifier = WebPkiClientVerifier::builder_with_provider(Arc::clone(&roots), Arc::clone(&provider))
             .build()
@@ -99,7 +106,7 @@ impl Loaded {
         let on_error = |error| unusable("certificate", &files.cert, error);
         let server = server_config(&provider, verifier, &chain, &key).map_err(on_error)?;
         let client = client_config(&provider, roots, chain, key).map_err(on_error)?;
-        Ok(Self { own, server: Arc::new(server), client: Arc::new(client) })
+        Ok(Self { own, expires, server: Arc::new(server), client: Arc::new(client) })
     }
 }
 
@@ -166,8 +173,8 @@ fn read(what: &'static str, path: &Path) -> Result<Vec<u8>, TlsError> {
     std::fs::read(path).map_err(|source| TlsError::Read { what, path: path.to_owned(), source })
 }
 
-/// Says what the certificate says of us, if it is valid now.
-pub(super) fn check_validity(path: &Path, chain: &[CertificateDer<'_>]) -> Result<Peer, TlsError> {
+/// Says what the certificate says of us and when it ends, if it is valid now.
+pub(super) fn check_validity(path: &Path, chain: &[CertificateDer<'_>]) -> Result<(Peer, u64), TlsError> {
     let not_pem = || TlsError::NotPem { what: "certificate", path: path.to_owned() };
     let leaf = chain.first().ok_or_else(not_pem)?;
     let (_, parsed) = X509Certificate::from_der(leaf).map_err(|_| not_pem())?;
@@ -179,7 +186,8 @@ pub(super) fn check_validity(path: &Path, chain: &[CertificateDer<'_>]) -> Resul
     if now > validity.not_after {
         return Err(TlsError::Expired { path: path.to_owned(), not_after: validity.not_after.to_string() });
     }
-    Peer::from_certificate(leaf).ok_or_else(not_pem)
+    let expires = u64::try_from(validity.not_after.timestamp()).unwrap_or_default();
+    Ok((Peer::from_certificate(leaf).ok_or_else(not_pem)?, expires))
 }
 
 pub(super) fn check_key(

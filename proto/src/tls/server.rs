@@ -22,7 +22,13 @@ const HTTP_1_1: &[u8] = b"http/1.1";
 pub struct ServerCertificate {
     certificate: Arc<PathBuf>,
     key: Arc<PathBuf>,
-    current: Arc<ArcSwap<ServerConfig>>,
+    current: Arc<ArcSwap<Shown>>,
+}
+
+#[derive(Debug)]
+struct Shown {
+    config: Arc<ServerConfig>,
+    expires: u64,
 }
 
 impl ServerCertificate {
@@ -32,7 +38,7 @@ impl ServerCertificate {
     /// # Errors
     /// The first thing that is wrong, with the file's name.
     pub fn load(certificate: &Path, key: &Path) -> Result<Self, TlsError> {
-        let current = Arc::new(ArcSwap::from_pointee(config(certificate, key)?));
+        let current = Arc::new(ArcSwap::from_pointee(load(certificate, key)?));
         Ok(Self { certificate: Arc::new(certificate.to_owned()), key: Arc::new(key.to_owned()), current })
     }
 
@@ -41,8 +47,20 @@ impl ServerCertificate {
     /// # Errors
     /// As [`ServerCertificate::load`].
     pub fn reload(&self) -> Result<(), TlsError> {
-        self.current.store(Arc::new(config(&self.certificate, &self.key)?));
+        self.current.store(Arc::new(load(&self.certificate, &self.key)?));
         Ok(())
+    }
+
+    /// When the certificate ends, in seconds since 1970.
+    #[must_use]
+    pub fn expires(&self) -> u64 {
+        self.current.load().expires
+    }
+
+    /// The files of the certificate and of its key.
+    #[must_use]
+    pub fn files(&self) -> [&Path; 2] {
+        [&self.certificate, &self.key]
     }
 
     /// Does the handshake on a connection that was accepted. Nothing when there was none within
@@ -52,7 +70,7 @@ impl ServerCertificate {
         stream: TcpStream,
         remote: SocketAddr,
     ) -> Option<server::TlsStream<TcpStream>> {
-        let accepting = TlsAcceptor::from(self.current.load_full()).accept(stream);
+        let accepting = TlsAcceptor::from(Arc::clone(&self.current.load().config)).accept(stream);
         match tokio::time::timeout(HANDSHAKE_DEADLINE, accepting).await {
             Ok(Ok(stream)) => Some(stream),
             Ok(Err(error)) => {
@@ -68,11 +86,11 @@ impl ServerCertificate {
     }
 }
 
-fn config(certificate: &Path, key: &Path) -> Result<ServerConfig, TlsError> {
+fn load(certificate: &Path, key: &Path) -> Result<Shown, TlsError> {
     let provider = Arc::new(ring::default_provider());
     let chain = read_certificates("certificate", certificate)?;
     let private = read_key(key)?;
-    check_validity(certificate, &chain)?;
+    let (_, expires) = check_validity(certificate, &chain)?;
     check_key(certificate, key, &chain, &private, &provider)?;
     let on_error = |error| unusable("certificate", certificate, error);
     let mut config = ServerConfig::builder_with_provider(provider)
@@ -82,5 +100,5 @@ fn config(certificate: &Path, key: &Path) -> Result<ServerConfig, TlsError> {
         .with_single_cert(chain, private)
         .map_err(on_error)?;
     config.alpn_protocols = vec![HTTP_1_1.to_vec()];
-    Ok(config)
+    Ok(Shown { config: Arc::new(config), expires })
 }
