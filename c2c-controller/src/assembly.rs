@@ -4,13 +4,15 @@ use crate::api::{self, AgentService, GroupsFrom, OperatorService, Terms};
 use crate::auth::Verifier;
 use crate::certificates::Certificates;
 use crate::cloud::{self, Cloud, Importer};
-use crate::config::{CloudConfig, Config, RestConfig, StorePlace};
+use crate::config::{CloudConfig, Config, InternalConfig, RestConfig, StorePlace};
 use crate::ledger::Ledger;
 use crate::metrics::{self, Meters, Observer};
-use crate::rest::{self, Access, Rest};
+use crate::rest::{Access, Rest};
+use crate::silk;
 use crate::store::{PostgresStore, SledStore, Store, StoreError};
+use crate::web;
 use anyhow::{Context, bail};
-use axum::middleware;
+use axum::{Router, middleware};
 use c2c_proto::pages;
 use c2c_proto::tls::{self, FileWatch, Identity, Role, ServerCertificate};
 use c2c_proto::v1::fabric_server::FabricServer;
@@ -46,7 +48,11 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
         }
         None => None,
     };
-    let certificates = Certificates { identity, rest: rest.as_ref().map(|rest| rest.certificate.clone()) };
+    let internal = match &config.internal {
+        Some(settings) => Some(open_internal(settings, &ledger).await?),
+        None => None,
+    };
+    let certificates = Certificates { identity, servers: certificates_of([&rest, &internal]) };
     let watch = FileWatch::new(certificates.files());
     // What changed between the first look and now is read here.
     certificates.identity.reload()?;
@@ -64,7 +70,8 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
         meters: Meters::default(),
         stopping: stopping.clone(),
     };
-    let rest = tokio::spawn(run_rest(rest, observer.meters.clone(), stopping.clone()));
+    let rest = tokio::spawn(run_web(rest, observer.meters.clone(), stopping.clone()));
+    let internal = tokio::spawn(run_web(internal, observer.meters.clone(), stopping.clone()));
     tokio::spawn(run_pages(pages, observer.clone()));
     tokio::spawn(certificates.clone().follow(watch));
     if let (Some(cloud), Some(settings)) = (cloud, &config.cloud) {
@@ -79,9 +86,10 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     let ended = wait_for_end(&mut signals, &certificates, &ledger).await;
     notify(&[NotifyState::Stopping]);
     stop.send_replace(true);
-    match tokio::time::timeout(STOP_DEADLINE, async { tokio::join!(server, rest) }).await {
-        Ok((server, rest)) => {
+    match tokio::time::timeout(STOP_DEADLINE, async { tokio::join!(server, rest, internal) }).await {
+        Ok((server, rest, internal)) => {
             rest.context("the policy API was interrupted")?;
+            internal.context("the API of Silk's cells was interrupted")?;
             server.context("the server was interrupted")??;
         }
         Err(_) => tracing::warn!("some connections did not end in time and are cut"),
@@ -98,6 +106,10 @@ pub(crate) fn check(config: &Config) -> anyhow::Result<()> {
     if let Some(rest) = &config.rest {
         ServerCertificate::load(&rest.certificate, &rest.key).context("rest_certificate")?;
         Verifier::new(rest.uaa.clone())?;
+    }
+    if let Some(InternalConfig { ca, certificate, key, .. }) = &config.internal {
+        ServerCertificate::load_mutual(certificate, key, ca)
+            .context("internal_certificate or internal_ca")?;
     }
     if let Some(cloud) = &config.cloud {
         Cloud::new(&cloud.settings)?;
@@ -125,11 +137,13 @@ pub(crate) fn open_store(place: &StorePlace) -> Result<Box<dyn Store>, StoreErro
     })
 }
 
-/// The external policy API before anybody is let in.
-struct OpenRest {
+/// An HTTP API before anybody is let in.
+struct OpenWeb {
+    /// As logs and metrics have it.
+    name: &'static str,
     listener: TcpListener,
     certificate: ServerCertificate,
-    rest: Rest,
+    router: Router,
 }
 
 /// Starts what is done because of what Cloud Controller says, until we stop.
@@ -156,7 +170,7 @@ fn access(config: Option<&CloudConfig>, cloud: Option<Cloud>) -> Access {
     }
 }
 
-async fn open_rest(settings: &RestConfig, ledger: &Arc<Ledger>, access: Access) -> anyhow::Result<OpenRest> {
+async fn open_rest(settings: &RestConfig, ledger: &Arc<Ledger>, access: Access) -> anyhow::Result<OpenWeb> {
     let RestConfig { listen, certificate, key, origins, uaa } = settings.clone();
     let certificate = ServerCertificate::load(&certificate, &key).context("rest_certificate")?;
     let verifier = Verifier::new(uaa)?;
@@ -164,13 +178,30 @@ async fn open_rest(settings: &RestConfig, ledger: &Arc<Ledger>, access: Access) 
     let listener = listener.with_context(|| format!("rest_listen: cannot listen on {listen}"))?;
     let address = listener.local_addr().context("rest_listen: the socket has no address")?;
     tracing::info!(%address, uaa = settings.uaa.uaa_url, "serving the external policy API");
-    Ok(OpenRest { listener, certificate, rest: Rest::new(Arc::clone(ledger), verifier, origins, access) })
+    let router = Rest::new(Arc::clone(ledger), verifier, origins, access).router();
+    Ok(OpenWeb { name: "rest", listener, certificate, router })
 }
 
-async fn run_rest(open: Option<OpenRest>, meters: Meters, stopping: watch::Receiver<bool>) {
-    if let Some(OpenRest { listener, certificate, rest }) = open {
-        let counted = rest.router().layer(middleware::from_fn_with_state(meters, metrics::count_request));
-        rest::run(listener, certificate, counted, stopping).await;
+async fn open_internal(settings: &InternalConfig, ledger: &Arc<Ledger>) -> anyhow::Result<OpenWeb> {
+    let InternalConfig { listen, ca, certificate, key } = settings;
+    let certificate = ServerCertificate::load_mutual(certificate, key, ca)
+        .context("internal_certificate or internal_ca")?;
+    let listener = TcpListener::bind(listen).await;
+    let listener = listener.with_context(|| format!("internal_listen: cannot listen on {listen}"))?;
+    let address = listener.local_addr().context("internal_listen: the socket has no address")?;
+    tracing::info!(%address, "serving cells that run Silk");
+    let router = silk::router(Arc::clone(ledger));
+    Ok(OpenWeb { name: "internal", listener, certificate, router })
+}
+
+fn certificates_of(open: [&Option<OpenWeb>; 2]) -> Vec<(&'static str, ServerCertificate)> {
+    open.into_iter().flatten().map(|web| (web.name, web.certificate.clone())).collect()
+}
+
+async fn run_web(open: Option<OpenWeb>, meters: Meters, stopping: watch::Receiver<bool>) {
+    if let Some(OpenWeb { listener, certificate, router, .. }) = open {
+        let counted = router.layer(middleware::from_fn_with_state(meters, metrics::count_request));
+        web::run(listener, certificate, counted, stopping).await;
     }
 }
 

@@ -11,16 +11,16 @@ use std::path::PathBuf;
 pub struct Certificates {
     /// What agents and operators are shown.
     pub identity: Identity,
-    /// What clients of the policy API are shown.
-    pub rest: Option<ServerCertificate>,
+    /// What clients of the HTTP APIs are shown, each with the API's name.
+    pub servers: Vec<(&'static str, ServerCertificate)>,
 }
 
 impl Certificates {
     /// Reads them again. Those that cannot be used are logged, and what was read before stays.
     pub fn reload(&self) {
-        report("the controller", self.identity.reload());
-        if let Some(rest) = &self.rest {
-            report("the policy API", rest.reload());
+        report("controller", self.identity.reload());
+        for (name, certificate) in &self.servers {
+            report(name, certificate.reload());
         }
     }
 
@@ -36,14 +36,14 @@ impl Certificates {
     #[must_use]
     pub fn files(&self) -> Vec<PathBuf> {
         let files = self.identity.files();
-        let rest = self.rest.iter().flat_map(ServerCertificate::files);
-        [&files.ca, &files.cert, &files.key].into_iter().cloned().chain(rest.map(PathBuf::from)).collect()
+        let servers = self.servers.iter().flat_map(|(_, certificate)| certificate.files());
+        [&files.ca, &files.cert, &files.key].into_iter().cloned().chain(servers.map(PathBuf::from)).collect()
     }
 
     /// When those in use end, in seconds since 1970, and who shows them.
     pub fn expiry(&self) -> impl Iterator<Item = (&'static str, u64)> {
-        let rest = self.rest.as_ref().map(|rest| ("rest", rest.expires()));
-        std::iter::once(("controller", self.identity.expires())).chain(rest)
+        let servers = self.servers.iter().map(|(name, certificate)| (*name, certificate.expires()));
+        std::iter::once(("controller", self.identity.expires())).chain(servers)
     }
 
     /// Those that nobody accepts any more, a line each.

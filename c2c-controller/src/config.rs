@@ -2,8 +2,10 @@
 //! checked whole; an error names the key, where it was set, and what was expected.
 
 mod cloud;
+mod internal;
 
 pub use cloud::{CloudArgs, CloudConfig};
+pub use internal::{InternalArgs, InternalConfig};
 
 use crate::auth;
 use crate::domain::{Pool, PoolError, Rules};
@@ -90,6 +92,9 @@ pub struct ServeArgs {
     /// Check all of this and the files that it names, say what would be run with, and start nothing
     #[arg(long)]
     pub check_config: bool,
+    /// About cells that run Silk.
+    #[command(flatten)]
+    pub internal: InternalArgs,
     /// What to log: error, warn, info, debug, trace, or a tracing filter [default: info]
     #[arg(long, env = "C2C_LOG", value_name = "FILTER")]
     pub log: Option<String>,
@@ -144,6 +149,8 @@ pub struct Config {
     pub cloud: Option<CloudConfig>,
     /// Where the pages about us are.
     pub metrics_address: SocketAddr,
+    /// Cells that run Silk; nothing when they are not served.
+    pub internal: Option<InternalConfig>,
     /// What to log.
     pub log: String,
 }
@@ -284,6 +291,7 @@ impl Config {
                 "an address and port such as 127.0.0.1:9465",
                 |_| true,
             )?,
+            internal: internal::internal(&layers)?,
             log: layers.value("log", "info", "a tracing filter such as info", |filter: &String| {
                 tracing_subscriber::EnvFilter::from_str(filter).is_ok()
             })?,
@@ -417,7 +425,7 @@ fn flags(args: &ServeArgs) -> Vec<(&'static str, &Option<String>)> {
         ("metrics_address", &args.metrics_address),
         ("log", &args.log),
     ];
-    flags.into_iter().chain(cloud::flags(&args.cloud)).collect()
+    flags.into_iter().chain(cloud::flags(&args.cloud)).chain(internal::flags(&args.internal)).collect()
 }
 
 fn env_name(key: &str) -> String {

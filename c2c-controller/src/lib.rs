@@ -2,9 +2,10 @@
 //!
 //! `domain` decides, `store` keeps, `ledger` does both under one lock and tells `watch`, whose subscriptions `api` turns
 //! into messages; `rest` is Cloud Foundry's policy API, for those whose tokens `auth` verifies, and `cloud` asks Cloud
-//! Controller what they may, both over `https`. `backup` is the state as a file, `import` what the incumbents' databases
-//! hold. `assembly` puts them together for `serve`, with the `certificates` that it shows and the `metrics` that say how
-//! it does; `cli` is also the operator's client.
+//! Controller what they may, both over `https`. `silk` is what cells that still run Silk ask; `web` is what all HTTP
+//! APIs share. `backup` is the state as a file, `import` what the incumbents' databases hold. `assembly` puts them
+//! together for `serve`, with the `certificates` that it shows and the `metrics` that say how it does; `cli` is also the
+//! operator's client.
 
 pub mod api;
 pub mod assembly;
@@ -24,5 +25,7 @@ mod memory;
 pub mod metrics;
 pub mod pki;
 pub mod rest;
+pub mod silk;
 pub mod store;
 pub mod watch;
+mod web;

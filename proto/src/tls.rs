@@ -7,7 +7,7 @@
 //! Certificates are replaced while running: [`Identity::reload`] reads the files again, handshakes from then on use what
 //! was read, and open streams stay as they are. [`FileWatch`] tells when it is time.
 //!
-//! [`ServerCertificate`] is for servers whose clients show no certificate, and is not mutual.
+//! [`ServerCertificate`] is for servers whose clients are other people's: they show a certificate of another CA, or none.
 
 mod channel;
 mod error;

@@ -40,13 +40,27 @@ impl TryFrom<v1::Hello> for Hello {
         }
         let has = (!hello.store_id.is_empty() && hello.resume_revision != 0)
             .then(|| (hello.store_id, Revision::new(hello.resume_revision)));
+        let underlay = address("underlay_address", &hello.underlay_address)?;
         Ok(Self {
-            cell: CellName::parse("cell", &hello.cell)?,
-            underlay: address("underlay_address", &hello.underlay_address)?,
+            cell: cell(&hello.cell, underlay)?,
+            underlay,
             held: hello.held.map(|lease| block("held.overlay_block", &lease.overlay_block)).transpose()?,
             hosted: hosted(["apps", "spaces"], [&hello.apps, &hello.spaces])?,
             has,
         })
+    }
+}
+
+/// A cell's name; not the one that is another cell's as long as that runs Silk.
+fn cell(name: &str, underlay: Ipv4Addr) -> Result<CellName, Invalid> {
+    let cell = CellName::parse("cell", name)?;
+    match cell.is_of_silk() && cell != CellName::of_silk(underlay) {
+        true => Err(Invalid {
+            field: "cell",
+            problem: format!("{name:?} begins as the names of cells that run Silk do"),
+            expected: "another name",
+        }),
+        false => Ok(cell),
     }
 }
 
@@ -152,7 +166,9 @@ pub(super) fn change(change: &Change) -> Option<v1::Change> {
 /// What a refusal is to an agent.
 pub(super) fn lease_refused(refusal: &Refusal) -> v1::LeaseRefused {
     let reason = match refusal {
-        Refusal::Lease(LeaseRefusal::PoolExhausted { .. }) => Reason::PoolExhausted,
+        Refusal::Lease(LeaseRefusal::PoolExhausted { .. } | LeaseRefusal::SinglesExhausted { .. }) => {
+            Reason::PoolExhausted
+        }
         Refusal::Lease(
             LeaseRefusal::HeldByAnother { .. }
             | LeaseRefusal::NotThisOne { .. }

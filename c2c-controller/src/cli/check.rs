@@ -3,7 +3,7 @@
 
 use super::{Failure, output};
 use crate::assembly;
-use crate::config::{CloudConfig, Config, RestConfig, StorePlace};
+use crate::config::{CloudConfig, Config, InternalConfig, RestConfig, StorePlace};
 use std::fmt::Display;
 
 type Row = Vec<String>;
@@ -33,6 +33,7 @@ fn rows(config: &Config) -> Vec<Row> {
     ];
     rows.extend(config.rest.iter().flat_map(rest));
     rows.extend(config.cloud.iter().flat_map(cloud));
+    rows.extend(config.internal.iter().flat_map(internal));
     rows
 }
 
@@ -51,6 +52,15 @@ fn rest(rest: &RestConfig) -> [Row; 6] {
         row("uaa_url", &rest.uaa.uaa_url),
         row("uaa_issuer", &rest.uaa.issuer),
         row("uaa_ca", rest.uaa.ca.display()),
+    ]
+}
+
+fn internal(internal: &InternalConfig) -> [Row; 4] {
+    [
+        row("internal_listen", internal.listen),
+        row("internal_ca", internal.ca.display()),
+        row("internal_certificate", internal.certificate.display()),
+        row("internal_key", internal.key.display()),
     ]
 }
 

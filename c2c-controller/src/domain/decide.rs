@@ -1,11 +1,11 @@
 //! What a command changes. Silk's lease rules, with what its controller does not check: a lease that is not known is
 //! taken over only if it is a block of the pool and nobody else's.
 
-use super::import;
 use super::{
-    AppId, Binding, CellName, Change, GroupName, GroupRules, Lease, Now, Policy, Pool, SecurityGroup, State,
-    TagFreed, TaggedPolicy,
+    AppId, Binding, CellName, Change, GroupName, GroupRules, Lease, LeaseSize, Now, Policy, Pool,
+    SecurityGroup, State, TagFreed, TaggedPolicy,
 };
+use super::{import, silk};
 use ipnet::Ipv4Net;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
@@ -30,6 +30,22 @@ pub struct Rules {
 pub enum Command {
     /// A cell opens its stream: it wants its lease, or to renew the one that it holds.
     Acquire(Acquire),
+    /// A cell that runs Silk wants a lease: the one that its address has, if it is of this size.
+    SilkAcquire {
+        /// Where it is.
+        underlay: Ipv4Addr,
+        /// What it wants.
+        size: LeaseSize,
+        /// A random number that picks the block.
+        pick: u64,
+    },
+    /// A cell that runs Silk says what it holds. A lease that is not known is its own if that hurts nobody.
+    SilkRenew {
+        /// Where it is.
+        underlay: Ipv4Addr,
+        /// What it holds.
+        held: Ipv4Net,
+    },
     /// A cell leaves; nothing happens when it holds no lease.
     Release {
         /// Where it is.
@@ -126,6 +142,12 @@ pub enum LeaseRefusal {
         /// How many blocks it has.
         blocks: usize,
     },
+    /// Every single address is leased, and no lease has expired.
+    #[error("all single addresses of the first block of {} are leased and none has expired", pool.network())]
+    SinglesExhausted {
+        /// The pool.
+        pool: Pool,
+    },
     /// Another cell holds the block.
     #[error("held lease {held} overlaps lease {other}")]
     HeldByAnother {
@@ -175,6 +197,10 @@ pub enum LeaseRefusal {
 pub fn decide(state: &State, rules: &Rules, now: Now<'_>, command: &Command) -> Result<Vec<Change>, Refusal> {
     match command {
         Command::Acquire(request) => Ok(acquire(state, rules, now, request)?),
+        Command::SilkAcquire { underlay, size, pick } => {
+            Ok(silk::acquire(state, rules, now, *underlay, *size, *pick)?)
+        }
+        Command::SilkRenew { underlay, held } => Ok(silk::renew(state, rules, now, *underlay, *held)?),
         Command::Release { underlay } => {
             Ok(state.lease_at(*underlay).cloned().map(Change::LeaseRemoved).into_iter().collect())
         }
@@ -220,7 +246,7 @@ fn acquire(
         (Some(known), held) if rules.pool.contains(known.block) => held.unwrap_or(known.block),
         (Some(_), Some(held)) => return Err(LeaseRefusal::OutsidePool { held, pool: rules.pool }),
         (None, Some(held)) => reclaim_held(state, rules, now, request, held, &mut changes)?,
-        (Some(_) | None, None) => free_block(state, rules, now, request.pick, &mut changes)?,
+        (Some(_) | None, None) => free(state, rules, now, LeaseSize::Block, request.pick, &mut changes)?,
     };
     let lease =
         Lease { cell: request.cell.clone(), underlay: request.underlay, block, renewed: now.moment.wall };
@@ -228,7 +254,7 @@ fn acquire(
 }
 
 /// The lease after the changes before it, if it is not there already.
-fn put(state: &State, lease: Lease, mut changes: Vec<Change>) -> Vec<Change> {
+pub(super) fn put(state: &State, lease: Lease, mut changes: Vec<Change>) -> Vec<Change> {
     match state.lease_at(lease.underlay) {
         Some(same) if same.cell == lease.cell && same.block == lease.block => return changes,
         Some(old) => changes.push(Change::LeaseRemoved(old.clone())),
@@ -253,37 +279,55 @@ fn reclaim_held(
     if request.from_this_store {
         return Err(LeaseRefusal::TakenAway { held });
     }
-    for other in state.leases_overlapping(held) {
-        if !now.is_expired(other, rules.lease_seconds) {
-            return Err(LeaseRefusal::HeldByAnother { held, other: Box::new(other.clone()) });
-        }
-        changes.push(Change::LeaseRemoved(other.clone()));
-    }
+    changes.extend(displace(state, rules, now, held)?);
     Ok(held)
 }
 
-/// A random free block, or else that of the lease which expired first.
-fn free_block(
+/// Removes the leases that share addresses with this one, if all of them have expired.
+pub(super) fn displace(
     state: &State,
     rules: &Rules,
     now: Now<'_>,
+    held: Ipv4Net,
+) -> Result<Vec<Change>, LeaseRefusal> {
+    let others = state.leases_overlapping(held);
+    let removed = others.map(|other| match now.is_expired(other, rules.lease_seconds) {
+        true => Ok(Change::LeaseRemoved(other.clone())),
+        false => Err(LeaseRefusal::HeldByAnother { held, other: Box::new(other.clone()) }),
+    });
+    removed.collect()
+}
+
+/// A random free block of this size, or else that of the lease which expired first.
+pub(super) fn free(
+    state: &State,
+    rules: &Rules,
+    now: Now<'_>,
+    size: LeaseSize,
     pick: u64,
     changes: &mut Vec<Change>,
 ) -> Result<Ipv4Net, LeaseRefusal> {
     let free: Vec<Ipv4Net> =
-        rules.pool.blocks().filter(|block| state.leases_overlapping(*block).next().is_none()).collect();
+        rules.pool.leases(size).filter(|block| state.leases_overlapping(*block).next().is_none()).collect();
     let index = pick.checked_rem(free.len() as u64).and_then(|index| usize::try_from(index).ok());
     if let Some(block) = index.and_then(|index| free.get(index)) {
         return Ok(*block);
     }
-    let reclaimable = state
-        .leases()
-        .filter(|lease| now.is_expired(lease, rules.lease_seconds) && rules.pool.contains(lease.block));
+    let reclaimable = state.leases().filter(|lease| {
+        now.is_expired(lease, rules.lease_seconds) && rules.pool.leases_as(size, lease.block)
+    });
     let Some(oldest) = reclaimable.min_by_key(|lease| lease.renewed) else {
-        return Err(LeaseRefusal::PoolExhausted { pool: rules.pool, blocks: rules.pool.blocks().count() });
+        return Err(exhausted(rules.pool, size));
     };
     changes.push(Change::LeaseRemoved(oldest.clone()));
     Ok(oldest.block)
+}
+
+fn exhausted(pool: Pool, size: LeaseSize) -> LeaseRefusal {
+    match size {
+        LeaseSize::Block => LeaseRefusal::PoolExhausted { pool, blocks: pool.blocks().count() },
+        LeaseSize::Single => LeaseRefusal::SinglesExhausted { pool },
+    }
 }
 
 fn evict(state: &State, cell: &str) -> Result<Vec<Change>, Refusal> {

@@ -22,8 +22,7 @@ impl Lease {
     /// `ee:ee` and the block's base address: Silk's `overlay_hardware_addr`.
     #[must_use]
     pub fn hardware_address(&self) -> String {
-        let [a, b, c, d] = self.block.network().octets();
-        format!("ee:ee:{a:02x}:{b:02x}:{c:02x}:{d:02x}")
+        hardware_address(self.block)
     }
 
     /// Whether its time is over by the time of day. [`super::Heard::is_expired`] says whether it may be given away.
@@ -31,6 +30,13 @@ impl Lease {
     pub fn is_expired(&self, lease_seconds: u64, now: Timestamp) -> bool {
         self.renewed.seconds_until(now) >= lease_seconds
     }
+}
+
+/// What Silk calls the hardware address of a block.
+#[must_use]
+pub fn hardware_address(block: Ipv4Net) -> String {
+    let [a, b, c, d] = block.network().octets();
+    format!("ee:ee:{a:02x}:{b:02x}:{c:02x}:{d:02x}")
 }
 
 impl fmt::Display for Lease {

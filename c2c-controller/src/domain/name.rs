@@ -8,6 +8,9 @@ use std::sync::Arc;
 /// Cloud Foundry's GUIDs have 36 characters; longer names leave room for those who use others.
 const MAX_LENGTH: usize = 255;
 
+/// What the names of cells that run Silk begin with.
+const SILK: &str = "silk/";
+
 macro_rules! name {
     ($(#[$doc:meta])* $name:ident, $legal:expr, $expected:literal) => {
         $(#[$doc])*
@@ -86,7 +89,13 @@ impl CellName {
     /// A cell that runs Silk, which has no names for cells.
     #[must_use]
     pub fn of_silk(underlay: Ipv4Addr) -> Self {
-        Self(format!("silk/{underlay}").into())
+        Self(format!("{SILK}{underlay}").into())
+    }
+
+    /// Whether it is of the kind that [`CellName::of_silk`] gives. No cell of ours may call itself so.
+    #[must_use]
+    pub fn is_of_silk(&self) -> bool {
+        self.0.starts_with(SILK)
     }
 }
 

@@ -14,6 +14,15 @@ pub struct Pool {
     block_prefix: u8,
 }
 
+/// What a lease is of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LeaseSize {
+    /// A block: for a cell with containers.
+    Block,
+    /// A single address, out of the first block: for a machine that only takes part in the network.
+    Single,
+}
+
 /// A network and a block size that make no pool.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PoolError {
@@ -98,6 +107,39 @@ impl Pool {
             && block.network() != self.network.network()
     }
 
+    /// Whether a lease may be of this single address: one of the first block, but its base.
+    #[must_use]
+    pub fn contains_single(&self, block: Ipv4Net) -> bool {
+        let base = self.network.network();
+        let first = Ipv4Net::new(base, self.block_prefix).ok();
+        block.prefix_len() == 32
+            && block.network() != base
+            && first.is_some_and(|first| first.contains(&block))
+    }
+
+    /// What may be leased, lowest first.
+    pub fn leases(&self, size: LeaseSize) -> Box<dyn Iterator<Item = Ipv4Net>> {
+        match size {
+            LeaseSize::Block => Box::new(self.blocks()),
+            LeaseSize::Single => Box::new(self.singles()),
+        }
+    }
+
+    /// Whether a lease of this size may be this.
+    #[must_use]
+    pub fn leases_as(&self, size: LeaseSize, block: Ipv4Net) -> bool {
+        match size {
+            LeaseSize::Block => self.contains(block),
+            LeaseSize::Single => self.contains_single(block),
+        }
+    }
+
+    /// The addresses that may be leased one by one, lowest first.
+    pub fn singles(&self) -> impl Iterator<Item = Ipv4Net> + use<> {
+        let first = Ipv4Net::new(self.network.network(), self.block_prefix).ok();
+        first.and_then(|first| first.subnets(32).ok()).into_iter().flatten().skip(1)
+    }
+
     /// The blocks that may be leased, lowest first.
     pub fn blocks(&self) -> impl Iterator<Item = Ipv4Net> + use<> {
         // The prefix was checked to be one of this network's when the pool was made.
@@ -120,6 +162,19 @@ mod tests {
         assert_eq!(blocks.len(), 255);
         assert_eq!((blocks[0].as_str(), blocks[254].as_str()), ("10.255.1.0/24", "10.255.255.0/24"));
         assert!(pool.blocks().all(|block| pool.contains(block)));
+    }
+
+    #[test]
+    fn the_first_block_is_255_single_addresses() {
+        let pool = pool("10.255.0.0/16", 24).unwrap();
+        let singles: Vec<String> = pool.singles().map(|single| single.to_string()).collect();
+        assert_eq!(singles.len(), 255);
+        assert_eq!((singles[0].as_str(), singles[254].as_str()), ("10.255.0.1/32", "10.255.0.255/32"));
+        assert!(pool.singles().all(|single| pool.contains_single(single) && !pool.contains(single)));
+        assert!(pool.blocks().all(|block| !pool.contains_single(block)));
+        for no in ["10.255.0.0/32", "10.255.1.1/32", "10.255.0.1/31", "10.254.0.1/32"] {
+            assert!(!pool.contains_single(no.parse().unwrap()), "{no}");
+        }
     }
 
     #[test]

@@ -299,6 +299,20 @@ impl Ledger {
         (state.revision(), state.leases().cloned().collect())
     }
 
+    /// The lease at this address.
+    #[must_use]
+    pub fn lease_at(&self, underlay: Ipv4Addr) -> Option<Lease> {
+        self.read().state.lease_at(underlay).cloned()
+    }
+
+    /// All leases, each with whether it has expired.
+    #[must_use]
+    pub fn leases_by_age(&self, now: Moment) -> Vec<(Lease, bool)> {
+        let world = self.read();
+        let expired = |lease: &Lease| world.now(now).is_expired(lease, self.rules.lease_seconds);
+        world.state.leases().map(|lease| (lease.clone(), expired(lease))).collect()
+    }
+
     /// Everything.
     #[must_use]
     pub fn parts(&self) -> Parts {

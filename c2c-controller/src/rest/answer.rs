@@ -1,11 +1,10 @@
-//! Replies: JSON, and every way in which a request can fail, with its status and text.
+//! Every way in which a request can fail, with its status and text.
 
 use crate::auth::AuthError;
-use axum::body::Body;
-use axum::http::header::{CONTENT_TYPE, WWW_AUTHENTICATE};
+use crate::web;
+use axum::http::header::WWW_AUTHENTICATE;
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
-use serde::Serialize;
 
 /// Why a request was not done. The text is what `cf` prints.
 #[derive(Debug, thiserror::Error)]
@@ -61,32 +60,12 @@ impl Failure {
 impl IntoResponse for Failure {
     fn into_response(self) -> Response {
         let status = self.status();
-        // With the space that Cloud Foundry's policy server has here.
-        let text = serde_json::Value::from(self.to_string());
-        let mut response = (status, of_bytes(format!("{{\"error\": {text}}}").into_bytes())).into_response();
+        let mut response = web::error(status, &self.to_string());
         if status == StatusCode::UNAUTHORIZED {
             response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
         response
     }
-}
-
-/// A value as a reply.
-pub(super) fn json(value: &impl Serialize) -> Response {
-    match serde_json::to_vec(value) {
-        Ok(bytes) => of_bytes(bytes),
-        Err(error) => {
-            tracing::error!(%error, "a reply cannot be written as JSON");
-            Failure::Internal("reply failed").into_response()
-        }
-    }
-}
-
-/// JSON that is written already.
-pub(super) fn of_bytes(bytes: Vec<u8>) -> Response {
-    let mut response = Response::new(Body::from(bytes));
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    response
 }
 
 /// At most 300 characters: what was sent is repeated in texts, and may be megabytes.

@@ -2,10 +2,7 @@
 
 use super::Rest;
 use axum::extract::{Request, State};
-use axum::http::header::{
-    ACCESS_CONTROL_ALLOW_ORIGIN, CONTENT_SECURITY_POLICY, ORIGIN, STRICT_TRANSPORT_SECURITY, VARY,
-    X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS, X_XSS_PROTECTION,
-};
+use axum::http::header::{ACCESS_CONTROL_ALLOW_ORIGIN, ORIGIN, VARY};
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use axum::middleware::Next;
 use axum::response::Response;
@@ -16,14 +13,6 @@ use std::time::Instant;
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-vcap-request-id");
 /// Longer names are replaced by one of ours.
 const REQUEST_ID_MAX_BYTES: usize = 128;
-
-const SECURITY: [(HeaderName, &str); 5] = [
-    (X_FRAME_OPTIONS, "deny"),
-    (CONTENT_SECURITY_POLICY, "frame-ancestors 'none'"),
-    (X_XSS_PROTECTION, "1; mode=block"),
-    (X_CONTENT_TYPE_OPTIONS, "nosniff"),
-    (STRICT_TRANSPORT_SECURITY, "max-age=31536000"),
-];
 
 /// The origins (RFC 6454) whose pages may read replies, such as `https://apps.example.org`; `*` is all of them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -76,7 +65,7 @@ pub(super) async fn dress(State(rest): State<Rest>, request: Request, next: Next
     let status = response.status().as_u16();
     tracing::debug!(request = ?id, %method, path, status, elapsed = ?began.elapsed(), "answered");
     let headers = response.headers_mut();
-    headers.extend(SECURITY.map(|(name, value)| (name, HeaderValue::from_static(value))));
+    crate::web::secure(headers);
     headers.insert(REQUEST_ID, id);
     if !origins.0.is_empty() {
         headers.insert(VARY, HeaderValue::from_static("Origin"));

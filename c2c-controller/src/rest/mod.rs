@@ -2,25 +2,23 @@
 //! `/networking/{v0,v1}/external/…`, over TLS, for callers with a UAA token.
 //!
 //! What Cloud Foundry's policy server answers is answered here in the same words: status codes, JSON, headers and error
-//! texts. `wire` knows the JSON and what is wrong with it, `query` the filters of a list, `answer` the replies, `headers`
-//! what goes with each of them, `listener` the connections, and `caller` who
-//! may do what.
+//! texts. `wire` knows the JSON and what is wrong with it, `query` the filters of a list, `answer` what can fail, `headers`
+//! what goes with each reply, and `caller` who may do what.
 
 mod answer;
 mod caller;
 mod headers;
-mod listener;
 mod policies;
 pub(crate) mod query;
 pub(crate) mod wire;
 
 pub use caller::Access;
 pub use headers::{Origins, OriginsError};
-pub use listener::run;
 
 use crate::auth::Verifier;
 use crate::domain::{AppId, Tag};
 use crate::ledger::Ledger;
+use crate::web;
 use answer::Failure;
 use axum::extract::State;
 use axum::handler::Handler;
@@ -114,7 +112,7 @@ async fn whoami(Administrator { subject }: Administrator) -> Response {
     struct WhoAmI {
         subject: String,
     }
-    answer::json(&WhoAmI { subject })
+    web::json(&WhoAmI { subject })
 }
 
 async fn tags(State(rest): State<Rest>, _: Administrator) -> Result<Response, Failure> {
@@ -134,7 +132,7 @@ async fn tags(State(rest): State<Rest>, _: Administrator) -> Result<Response, Fa
         r#type: "app",
     };
     let tags = rest.read(Ledger::tags).await?;
-    Ok(answer::json(&Tags { tags: tags.into_iter().map(tag_of).collect() }))
+    Ok(web::json(&Tags { tags: tags.into_iter().map(tag_of).collect() }))
 }
 
 /// A time as Go writes it, in whole seconds: `1h2m3s`.

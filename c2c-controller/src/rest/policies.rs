@@ -1,22 +1,20 @@
 //! Policies listed, created, deleted and cleaned.
 
-use super::answer::{self, Failure};
+use super::answer::Failure;
 use super::caller::{Administrator, Caller};
 use super::query::Filter;
 use super::{Rest, Version, wire};
 use crate::api::now;
 use crate::domain::{Command, Policy, Refusal, TaggedPolicy};
 use crate::ledger::{Ledger, LedgerError};
-use axum::body::{Body, Bytes, HttpBody};
+use crate::web;
+use axum::body::Body;
 use axum::extract::{RawQuery, State};
 use axum::response::Response;
 use std::sync::Arc;
-use std::time::Duration;
 
 /// The policy server's own limit; some ten thousand policies.
 const BODY_MAX_BYTES: usize = 10 << 20;
-/// How long a body may take to arrive: at the limit it is 350 KiB/s.
-const BODY_DEADLINE: Duration = Duration::from_secs(30);
 
 pub(super) async fn list(
     State(rest): State<Rest>,
@@ -40,7 +38,7 @@ pub(super) async fn cleanup(State(rest): State<Rest>, caller: Administrator) -> 
 async fn written(version: Version, policies: Vec<TaggedPolicy>) -> Result<Response, Failure> {
     const FAILED: &str = "map policy as bytes failed";
     let bytes = blocking(move || wire::write(version, &policies), Failure::Internal(FAILED)).await?;
-    bytes.map(answer::of_bytes).map_err(|error| Failure::internal(FAILED, &error))
+    bytes.map(web::of_bytes).map_err(|error| Failure::internal(FAILED, &error))
 }
 
 pub(super) async fn create(
@@ -87,7 +85,7 @@ impl Change {
     /// All of the body's policies in one commit. That all was so already is as good.
     async fn make(self, rest: Rest, caller: Caller, body: Body) -> Result<Response, Failure> {
         let version = caller.version;
-        let body = read(body).await.ok_or(Failure::Body(self.unread))?;
+        let body = web::read(body, BODY_MAX_BYTES).await.ok_or(Failure::Body(self.unread))?;
         let parse = move || wire::parse(version, &body);
         let policies = blocking(parse, Failure::Internal(self.failed)).await?.map_err(Failure::Mapper)?;
         caller.check(&policies).await?;
@@ -98,7 +96,7 @@ impl Change {
             Ok(done) => {
                 let (changed, revision) = (done.commit.is_some(), done.revision);
                 tracing::info!(subject = caller.subject, count, first, %revision, changed, "{}", self.done);
-                Ok(answer::of_bytes(b"{}".to_vec()))
+                Ok(web::of_bytes(b"{}".to_vec()))
             }
             Err(LedgerError::Refused(Refusal::Quota { .. })) => {
                 Err(Failure::Forbidden("policy quota exceeded"))
@@ -106,15 +104,6 @@ impl Change {
             Err(error) => Err(Failure::internal(self.failed, &error)),
         }
     }
-}
-
-/// The whole body, if it comes in time and is not too long.
-async fn read(body: Body) -> Option<Bytes> {
-    let announced = body.size_hint().lower();
-    if !usize::try_from(announced).is_ok_and(|announced| announced <= BODY_MAX_BYTES) {
-        return None;
-    }
-    tokio::time::timeout(BODY_DEADLINE, axum::body::to_bytes(body, BODY_MAX_BYTES)).await.ok()?.ok()
 }
 
 impl Rest {
@@ -136,5 +125,5 @@ async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
     interrupted: Failure,
 ) -> Result<T, Failure> {
-    tokio::task::spawn_blocking(work).await.map_err(|_| interrupted)
+    web::blocking(work).await.map_err(|_| interrupted)
 }

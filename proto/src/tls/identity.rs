@@ -97,11 +97,7 @@ impl Loaded {
         let key = read_key(&files.key)?;
         let (own, expires) = check_validity(&files.cert, &chain)?;
         check_key(&files.cert, &files.key, &chain, &key, &provider)?;
-        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::clone(&roots), Arc::clone(&provider))
-            .build()
-            .map_err(|error| {
-                unusable("CA certificate", &files.ca, RustlsError::General(error.to_string()))
-            })?;
+        let verifier = client_verifier(&files.ca, Arc::clone(&roots), &provider)?;
         check_issuer(files, &chain, verifier.as_ref(), &roots, &provider)?;
         let on_error = |error| unusable("certificate", &files.cert, error);
         let server = server_config(&provider, verifier, &chain, &key).map_err(on_error)?;
@@ -121,10 +117,24 @@ fn server_config(
         .with_client_cert_verifier(verifier)
         .with_single_cert(chain.to_vec(), key.clone_key())?;
     config.alpn_protocols = vec![ALPN.to_vec()];
-    // A resumed session skips the check of the client's certificate, and with it the expiry and a changed CA.
+    refuse_resumption(&mut config);
+    Ok(config)
+}
+
+/// A resumed session skips the check of the client's certificate, and with it the expiry and a changed CA.
+pub(super) fn refuse_resumption(config: &mut ServerConfig) {
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
-    Ok(config)
+}
+
+/// Accepts clients with a certificate of these CAs.
+pub(super) fn client_verifier(
+    path: &Path,
+    roots: Arc<RootCertStore>,
+    provider: &Arc<CryptoProvider>,
+) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
+    let verifier = WebPkiClientVerifier::builder_with_provider(roots, Arc::clone(provider)).build();
+    verifier.map_err(|error| unusable("CA certificate", path, RustlsError::General(error.to_string())))
 }
 
 fn client_config(
@@ -142,7 +152,7 @@ fn client_config(
     Ok(config)
 }
 
-fn read_roots(path: &Path) -> Result<RootCertStore, TlsError> {
+pub(super) fn read_roots(path: &Path) -> Result<RootCertStore, TlsError> {
     let mut roots = RootCertStore::empty();
     for certificate in read_certificates("CA certificate", path)? {
         roots.add(certificate).map_err(|error| unusable("CA certificate", path, error))?;

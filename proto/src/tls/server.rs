@@ -1,12 +1,16 @@
-//! A server that shows a certificate and asks for none: for clients that say who they are in another way, such as a
-//! token. They are other people's, so TLS 1.2 is spoken too, and HTTP/1.1.
+//! A server for clients that are other people's, so TLS 1.2 is spoken too, and HTTP/1.1. It asks them for a certificate of a
+//! CA of theirs, or for none when they say who they are in another way, such as a token.
 
 use super::error::rustls_error;
-use super::identity::{check_key, check_validity, read_certificates, read_key, unusable};
+use super::identity::{
+    check_key, check_validity, client_verifier, read_certificates, read_key, read_roots, refuse_resumption,
+    unusable,
+};
 use super::{HANDSHAKE_DEADLINE, TlsError};
 use arc_swap::ArcSwap;
 use rustls::ServerConfig;
 use rustls::crypto::ring;
+use rustls::server::NoClientAuth;
 use rustls::version::{TLS12, TLS13};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -22,6 +26,8 @@ const HTTP_1_1: &[u8] = b"http/1.1";
 pub struct ServerCertificate {
     certificate: Arc<PathBuf>,
     key: Arc<PathBuf>,
+    /// Whose certificates clients need; nothing: they need none.
+    clients: Option<Arc<PathBuf>>,
     current: Arc<ArcSwap<Shown>>,
 }
 
@@ -38,8 +44,21 @@ impl ServerCertificate {
     /// # Errors
     /// The first thing that is wrong, with the file's name.
     pub fn load(certificate: &Path, key: &Path) -> Result<Self, TlsError> {
-        let current = Arc::new(ArcSwap::from_pointee(load(certificate, key)?));
-        Ok(Self { certificate: Arc::new(certificate.to_owned()), key: Arc::new(key.to_owned()), current })
+        Self::load_for(certificate, key, None)
+    }
+
+    /// The same for clients that have a certificate of this CA. Nobody else is let in.
+    ///
+    /// # Errors
+    /// As [`ServerCertificate::load`].
+    pub fn load_mutual(certificate: &Path, key: &Path, clients: &Path) -> Result<Self, TlsError> {
+        Self::load_for(certificate, key, Some(clients))
+    }
+
+    fn load_for(certificate: &Path, key: &Path, clients: Option<&Path>) -> Result<Self, TlsError> {
+        let current = Arc::new(ArcSwap::from_pointee(load(certificate, key, clients)?));
+        let [certificate, key] = [certificate, key].map(|path| Arc::new(path.to_owned()));
+        Ok(Self { certificate, key, clients: clients.map(|path| Arc::new(path.to_owned())), current })
     }
 
     /// Reads the files again. Handshakes from now on use them; what was loaded before stays when something is wrong.
@@ -47,7 +66,8 @@ impl ServerCertificate {
     /// # Errors
     /// As [`ServerCertificate::load`].
     pub fn reload(&self) -> Result<(), TlsError> {
-        self.current.store(Arc::new(load(&self.certificate, &self.key)?));
+        let clients = self.clients.as_ref().map(|path| path.as_path());
+        self.current.store(Arc::new(load(&self.certificate, &self.key, clients)?));
         Ok(())
     }
 
@@ -57,10 +77,9 @@ impl ServerCertificate {
         self.current.load().expires
     }
 
-    /// The files of the certificate and of its key.
-    #[must_use]
-    pub fn files(&self) -> [&Path; 2] {
-        [&self.certificate, &self.key]
+    /// The files of the certificate, of its key and of its clients' CA.
+    pub fn files(&self) -> impl Iterator<Item = &Path> {
+        [&self.certificate, &self.key].into_iter().chain(&self.clients).map(|file| file.as_path())
     }
 
     /// Does the handshake on a connection that was accepted. Nothing when there was none within
@@ -86,19 +105,26 @@ impl ServerCertificate {
     }
 }
 
-fn load(certificate: &Path, key: &Path) -> Result<Shown, TlsError> {
+fn load(certificate: &Path, key: &Path, clients: Option<&Path>) -> Result<Shown, TlsError> {
     let provider = Arc::new(ring::default_provider());
     let chain = read_certificates("certificate", certificate)?;
     let private = read_key(key)?;
     let (_, expires) = check_validity(certificate, &chain)?;
     check_key(certificate, key, &chain, &private, &provider)?;
     let on_error = |error| unusable("certificate", certificate, error);
+    let verifier = match clients {
+        Some(ca) => client_verifier(ca, Arc::new(read_roots(ca)?), &provider)?,
+        None => Arc::new(NoClientAuth),
+    };
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&TLS13, &TLS12])
         .map_err(on_error)?
-        .with_no_client_auth()
+        .with_client_cert_verifier(verifier)
         .with_single_cert(chain, private)
         .map_err(on_error)?;
+    if clients.is_some() {
+        refuse_resumption(&mut config);
+    }
     config.alpn_protocols = vec![HTTP_1_1.to_vec()];
     Ok(Shown { config: Arc::new(config), expires })
 }

@@ -29,7 +29,7 @@ const WRITE_DEADLINE: Duration = Duration::from_secs(30);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Serves until `stopping` is true, and then until the requests under way are answered.
-pub async fn run(
+pub(crate) async fn run(
     listener: TcpListener,
     certificate: ServerCertificate,
     router: Router,

@@ -1,0 +1,20 @@
+//! Headers that say how a browser has to treat a reply.
+
+use axum::http::header::{
+    CONTENT_SECURITY_POLICY, STRICT_TRANSPORT_SECURITY, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
+    X_XSS_PROTECTION,
+};
+use axum::http::{HeaderMap, HeaderName, HeaderValue};
+
+const SECURITY: [(HeaderName, &str); 5] = [
+    (X_FRAME_OPTIONS, "deny"),
+    (CONTENT_SECURITY_POLICY, "frame-ancestors 'none'"),
+    (X_XSS_PROTECTION, "1; mode=block"),
+    (X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    (STRICT_TRANSPORT_SECURITY, "max-age=31536000"),
+];
+
+/// Adds them.
+pub(crate) fn secure(headers: &mut HeaderMap) {
+    headers.extend(SECURITY.map(|(name, value)| (name, HeaderValue::from_static(value))));
+}

@@ -1,0 +1,7 @@
+//! What cells that still run Silk ask, from outside: the controller's own binary, clients with certificates of Silk's CA, and
+//! the bytes that Silk's components send.
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+
+mod access;
+mod harness;
+mod leases;
