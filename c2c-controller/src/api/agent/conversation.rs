@@ -16,10 +16,14 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 use tonic::{Status, Streaming};
 
 /// An agent says Hello at once; who does not is no agent.
 const HELLO_DEADLINE: Duration = Duration::from_secs(10);
+
+/// How long an agent is not told of commits that do not concern it. Each cell then costs a message a second at most.
+const HOLD: Duration = Duration::from_secs(1);
 
 type Incoming = Streaming<v1::AgentMessage>;
 type Outgoing = mpsc::Sender<Result<v1::ControllerMessage, Status>>;
@@ -53,6 +57,8 @@ struct Leased {
     subscription: Subscription,
     session: Session,
     lease: Lease,
+    /// When the agent is told of what was held back, if anything was.
+    held_until: Option<Instant>,
 }
 
 impl Conversation {
@@ -178,6 +184,7 @@ impl Conversation {
             ledger,
             subscription,
             lease,
+            held_until: None,
         };
         let first = leased.machine.start(start);
         tokio::select! {
@@ -222,6 +229,7 @@ impl Leased {
                     Next::Behind => self.resnapshot().await?,
                     Next::Closed => return Ok(()),
                 },
+                () = moment(self.held_until) => self.tell_held().await?,
             }
         }
     }
@@ -248,6 +256,14 @@ impl Leased {
                 self.step(step).await
             }
             None => self.resnapshot().await,
+        }
+    }
+
+    async fn tell_held(&mut self) -> Result<(), End> {
+        self.held_until = None;
+        match self.machine.held() {
+            Some(message) => say(&self.outgoing, message).await,
+            None => Ok(()),
         }
     }
 
@@ -294,6 +310,10 @@ impl Leased {
     async fn step(&mut self, step: Step) -> Result<(), End> {
         match step {
             Step::Say(message) => say(&self.outgoing, message).await,
+            Step::Hold => {
+                self.held_until.get_or_insert_with(|| Instant::now() + HOLD);
+                Ok(())
+            }
             Step::End(message) => {
                 say(&self.outgoing, message).await?;
                 Err(End::Said)
@@ -323,6 +343,14 @@ async fn subscribe(
 async fn say(outgoing: &Outgoing, message: Message) -> Result<(), End> {
     let message = v1::ControllerMessage { message: Some(message) };
     outgoing.send(Ok(message)).await.map_err(|_| End::Said)
+}
+
+/// Returns at this moment; without one, never.
+async fn moment(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
 }
 
 async fn stopped(stopping: &mut watch::Receiver<bool>) {

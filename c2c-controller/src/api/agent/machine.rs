@@ -1,5 +1,6 @@
 //! What is said to one agent: a sans-IO machine that knows which revision the agent has been told of, and turns commits
-//! into deltas that follow one another without a gap.
+//! into deltas that follow one another without a gap. Commits that do not concern the agent are held back: most concern few
+//! cells, and a thousand agents that answer each of them would be all that the controller does.
 
 use super::super::convert;
 use crate::domain::{CellName, Change, Commit, Lease, Revision};
@@ -19,6 +20,8 @@ pub(super) struct Machine {
     filter: Filter,
     /// What the agent was told last, or said that it has.
     told: Revision,
+    /// Up to here nothing more concerns it.
+    seen: Revision,
 }
 
 /// What to do about commits.
@@ -26,6 +29,8 @@ pub(super) struct Machine {
 pub(super) enum Step {
     /// Say this.
     Say(Message),
+    /// Say nothing now; [`Machine::held`] says it later, with what came until then.
+    Hold,
     /// Say this and end the stream: the lease is not the cell's any more.
     End(Message),
 }
@@ -33,7 +38,7 @@ pub(super) enum Step {
 impl Machine {
     /// For an agent that has `told` and hosts `hosted`.
     pub(super) fn new(cell: CellName, underlay: Ipv4Addr, hosted: Hosted, told: Revision) -> Self {
-        Self { cell, underlay, filter: Filter::new(hosted), told }
+        Self { cell, underlay, filter: Filter::new(hosted), told, seen: told }
     }
 
     pub(super) fn hosted(&self) -> &Hosted {
@@ -49,7 +54,7 @@ impl Machine {
     pub(super) fn start(&mut self, start: Start) -> Message {
         match start {
             Start::Snapshot { revision, leases, policies, groups } => {
-                self.told = revision;
+                (self.told, self.seen) = (revision, revision);
                 Message::Snapshot(v1::Snapshot {
                     revision: revision.get(),
                     leases: leases.iter().map(convert::lease).collect(),
@@ -57,7 +62,10 @@ impl Machine {
                     groups: groups.iter().map(convert::group).collect(),
                 })
             }
-            Start::Resume(news) => Message::Delta(self.delta(&news)),
+            Start::Resume(news) => {
+                let changes = self.changes(&news);
+                Message::Delta(self.delta(changes))
+            }
         }
     }
 
@@ -68,8 +76,16 @@ impl Machine {
                 Reason::Contradiction,
                 format!("the lease {lease} was taken away at revision {revision}"),
             ))),
-            None => Step::Say(Message::Delta(self.delta(news))),
+            None => {
+                let changes = self.changes(news);
+                if changes.is_empty() { Step::Hold } else { Step::Say(Message::Delta(self.delta(changes))) }
+            }
         }
+    }
+
+    /// What was held back, if anything: that the agent is further than it knows.
+    pub(super) fn held(&mut self) -> Option<Message> {
+        (self.told < self.seen).then(|| Message::Delta(self.delta(Vec::new())))
     }
 
     /// The answer to apps and spaces that came and left: first what the view holds already and the agent does not know,
@@ -79,6 +95,8 @@ impl Machine {
         if !view.before.commits.is_empty() {
             steps.push(self.news(&view.before));
         }
+        // The view is of one revision, and the agent has to be there.
+        steps.extend(self.held().map(Step::Say));
         self.filter.change(moves);
         steps.push(Step::Say(Message::AppsView(v1::AppsView {
             serial,
@@ -89,12 +107,17 @@ impl Machine {
         steps
     }
 
-    fn delta(&mut self, news: &News) -> v1::Delta {
-        let from = self.told;
-        self.told = news.commits.last().map_or(from, |commit| commit.revision);
+    /// What of the news concerns the agent.
+    fn changes(&mut self, news: &News) -> Vec<v1::Change> {
+        self.seen = news.commits.last().map_or(self.seen, |commit| commit.revision);
         let changes = self.filter.changes(&news.commits).filter_map(convert::change);
         let groups = self.filter.groups(news);
-        let changes = changes.chain(groups.iter().map(convert::group_news)).collect();
+        changes.chain(groups.iter().map(convert::group_news)).collect()
+    }
+
+    /// These changes, and everything that was held back before them.
+    fn delta(&mut self, changes: Vec<v1::Change>) -> v1::Delta {
+        let from = std::mem::replace(&mut self.told, self.seen);
         v1::Delta { from_revision: from.get(), to_revision: self.told.get(), changes }
     }
 

@@ -127,6 +127,12 @@ impl Agent {
         }
     }
 
+    /// A second passed.
+    fn hear_held(&mut self) {
+        let held = self.stream.as_mut().and_then(|(machine, _)| machine.held());
+        held.into_iter().for_each(|message| self.hear(message));
+    }
+
     /// Something comes to the cell, or leaves it when it is there.
     fn toggle(&mut self, ledger: &Ledger, what: Hosted) {
         let there = what.apps.is_subset(&self.hosted.apps) && what.spaces.is_subset(&self.hosted.spaces);
@@ -157,6 +163,7 @@ impl Agent {
     fn step(&mut self, step: Step) {
         match step {
             Step::Say(message) if self.stream.is_some() => self.hear(message),
+            Step::Hold => {}
             // The stream ended before the view came: what the new app may do is not known.
             Step::Say(_) => self.revision = 0,
             Step::End(message) => {
@@ -257,6 +264,8 @@ enum Event {
     /// The conversation takes what waits, and is not done with it yet.
     Take(usize),
     Deliver(usize),
+    /// What was held back is told.
+    Second(usize),
     ChangeApps(usize, usize),
     ChangeSpaces(usize, usize),
     /// A group gets rules, one of two sets.
@@ -276,6 +285,7 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
         4 => (cell(), any::<bool>()).prop_map(|(cell, resume)| Event::Connect(cell, resume)),
         1 => cell().prop_map(Event::Disconnect),
         6 => cell().prop_map(Event::Deliver),
+        3 => cell().prop_map(Event::Second),
         6 => (cell(), 0..4_usize).prop_map(|(cell, app)| Event::ChangeApps(cell, app)),
         3 => cell().prop_map(Event::Take),
         6 => (cell(), 0..SPACES.len()).prop_map(|(cell, space)| Event::ChangeSpaces(cell, space)),
@@ -325,6 +335,7 @@ fn happen(ledger: &Ledger, agents: &mut [Agent], event: Event) {
         Event::Connect(number, resume) => agents[number].connect(ledger, resume),
         Event::Disconnect(number) => agents[number].stream = None,
         Event::Deliver(number) => agents[number].deliver(ledger),
+        Event::Second(number) => agents[number].hear_held(),
         Event::Take(number) => agents[number].take(),
         Event::ChangeApps(number, toggled) => {
             agents[number].toggle(ledger, Hosted { apps: [app(toggled)].into(), ..Hosted::default() });
@@ -360,8 +371,31 @@ proptest! {
             // Another agent's connection may have made a lease.
             agents.iter_mut().for_each(|agent| agent.deliver(&ledger));
         }
+        agents.iter_mut().for_each(Agent::hear_held);
         agents.iter().for_each(|agent| agent.check(&ledger));
     }
+}
+
+#[test]
+fn who_is_not_concerned_is_told_once_and_later() {
+    let ledger = ledger();
+    let mut agent = Agent::new(1);
+    agent.connect(&ledger, false);
+    let before = agent.revision;
+    for port in 1..=3 {
+        toggle(&ledger, policy(0, 1, port));
+        agent.deliver(&ledger);
+    }
+    assert_eq!(agent.revision, before, "nobody here has these apps");
+    agent.hear_held();
+    assert_eq!(agent.revision, ledger.revision().get());
+    toggle(&ledger, policy(0, 1, 4));
+    agent.deliver(&ledger);
+    agent.toggle(&ledger, Hosted { apps: [app(0)].into(), ..Hosted::default() });
+    assert_eq!((agent.revision, agent.policies.len()), (ledger.revision().get(), 4));
+    toggle(&ledger, policy(0, 1, 5));
+    agent.deliver(&ledger);
+    assert_eq!((agent.revision, agent.policies.len()), (ledger.revision().get(), 5), "at once");
 }
 
 #[test]
