@@ -37,14 +37,15 @@ pub(crate) fn router(ledger: Arc<Ledger>) -> Router {
         .with_state(ledger)
 }
 
-/// The leases of cells that live, as far as is known.
+/// The leases of cells that live.
 async fn list(State(ledger): State<Arc<Ledger>>) -> Result<Response, Failure> {
     let leases = web::blocking(move || live(&ledger)).await.map_err(|_| Failure::Interrupted)??;
     Ok(web::json(&wire::Leases { leases: leases.iter().map(Into::into).collect() }))
 }
 
-/// Before a lease is left out, other controllers are asked whether they heard of its cell.
+/// Those that any controller gave. Before one is left out, others are asked whether they heard of its cell.
 fn live(ledger: &Ledger) -> Result<Vec<Lease>, Failure> {
+    ledger.refresh(now())?;
     let mut leases = ledger.leases_by_age(now());
     if leases.iter().any(|(_, expired)| *expired) {
         ledger.refresh_leases(now())?;
