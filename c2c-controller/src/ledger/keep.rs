@@ -2,7 +2,8 @@
 //! and the store is told which leases were renewed.
 
 use super::{Health, Ledger};
-use crate::domain::Moment;
+use crate::domain::{Moment, Revision};
+use crate::store::Store;
 use std::io;
 use std::sync::{Arc, Weak};
 use std::thread;
@@ -18,8 +19,10 @@ impl Ledger {
     /// # Errors
     /// When there can be no thread.
     pub fn keep(self: &Arc<Self>, now: fn() -> Moment) -> io::Result<()> {
-        let ledger = Arc::downgrade(self);
-        thread::Builder::new().name("ledger".to_owned()).spawn(move || run(&ledger, now)).map(drop)
+        // Holding the ledger while it waits would keep it alive when the controller ends.
+        let (ledger, store, known) = (Arc::downgrade(self), Arc::clone(&self.store), self.revision());
+        let run = move || run(&ledger, &*store, known, now);
+        thread::Builder::new().name("ledger".to_owned()).spawn(run).map(drop)
     }
 
     /// Tells the store of the renewals that it has not been told of. What it does not take is told again.
@@ -50,10 +53,12 @@ impl Ledger {
     }
 }
 
-fn run(ledger: &Weak<Ledger>, now: fn() -> Moment) {
-    while let Some(ledger) = ledger.upgrade() {
-        ledger.store.wait(ledger.revision(), INTERVAL);
+fn run(ledger: &Weak<Ledger>, store: &dyn Store, mut known: Revision, now: fn() -> Moment) {
+    loop {
+        store.wait(known, INTERVAL);
+        let Some(ledger) = ledger.upgrade() else { return };
         ledger.follow(now());
+        known = ledger.revision();
     }
 }
 

@@ -33,7 +33,7 @@ const ATTEMPTS: usize = 1000;
 /// The state, its store and its watchers.
 #[derive(Debug)]
 pub struct Ledger {
-    store: Box<dyn Store>,
+    store: Arc<dyn Store>,
     rules: Rules,
     /// Held by the one command that is being done, or by who learns what others did.
     writing: Mutex<Health>,
@@ -117,7 +117,7 @@ impl Ledger {
         };
         let (world, failed) = (RwLock::new(World::new(state, commits)), watch::Sender::new(false));
         Ok(Self {
-            store,
+            store: Arc::from(store),
             rules,
             writing: Mutex::new(Health::Good),
             world,
