@@ -6,7 +6,7 @@
 use crate::addr::Addr;
 
 /// Version of everything in this file and of the meaning of its values. Pinned maps live in a directory of this name.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 
 /// `CONFIG`: array of one [`Config`]. All zero until the agent has a lease; the programs then treat nothing as ours.
 pub const CONFIG: &str = "CONFIG";
@@ -114,6 +114,10 @@ pub struct Config {
     pub underlay_addr: Addr,
     /// Interface index of the underlay device.
     pub underlay_ifindex: u32,
+    /// Base and mask of the network whose hosts are neighbours on that device; [`NO_LINK`] when none is known.
+    pub link_base: Addr,
+    /// See [`Config::link_base`].
+    pub link_mask: Addr,
     /// Interface index of the kernel VXLAN device that merges tunnelled packets (GRO) and takes the odd ones.
     pub vxlan_ifindex: u32,
     /// VXLAN network identifier, 24 bits, in host order.
@@ -136,6 +140,18 @@ pub struct Config {
     pub max_connections: u32,
     /// Of [`config_flag`].
     pub flags: u32,
+}
+
+/// The base and mask of a link that has no hosts: no address ends in ones behind a mask of zeros.
+pub const NO_LINK: (Addr, Addr) = (Addr::MAX, 0);
+
+impl Config {
+    /// Whether the host is a neighbour on the underlay device: the next hop to it is itself.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_neighbour(&self, host: Addr) -> bool {
+        host & self.link_mask == self.link_base
+    }
 }
 
 /// Bits of [`Config::flags`].
@@ -377,7 +393,7 @@ pub struct PolicyKey {
 }
 
 const _: () = {
-    assert!(size_of::<Config>() == 64 && align_of::<Config>() == 4);
+    assert!(size_of::<Config>() == 72 && align_of::<Config>() == 4);
     assert!(size_of::<Endpoint>() == 24 && align_of::<Endpoint>() == 4);
     assert!(size_of::<Mapping>() == 8 && align_of::<Mapping>() == 8);
     assert!(size_of::<MappedKey>() == 8 && align_of::<MappedKey>() == 4);

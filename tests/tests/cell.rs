@@ -68,3 +68,33 @@ fn what_drifted_is_put_back() -> Result<()> {
         wait::until_true("the tunnel to be there again", || enforces(&cast))
     })
 }
+
+/// IPv4 packets that the host and router outside has passed on.
+fn forwarded(lab: &Lab) -> Result<u64> {
+    let router = lab.description().outside.namespace();
+    let text = router
+        .run(|| std::fs::read_to_string("/proc/thread-self/net/snmp").context("no counters of IPv4"))?;
+    let mut lines = text.lines().filter_map(|line| line.strip_prefix("Ip: "));
+    let (names, numbers) = (lines.next().context("no names")?, lines.next().context("no numbers")?);
+    let mut fields = names.split(' ').zip(numbers.split(' '));
+    let (_, number) = fields.find(|(name, _)| *name == "ForwDatagrams").context("no such counter")?;
+    number.parse().context("a counter is a number")
+}
+
+#[test]
+fn a_cell_that_routes_or_rules_lead_to_by_a_router_is_reached_that_way() -> Result<()> {
+    in_lab(&Options::default(), |lab| {
+        lab.allow("frontend", "backend", "tcp", &PORT.to_string())?;
+        let cast = Cast::enter(lab)?;
+        let before = forwarded(lab)?;
+        ensure!(enforces(&cast)?, "nothing was changed yet");
+        ensure!(forwarded(lab)? == before, "cells on one link need no router");
+        let (router, other) = (lab.description().outside.address, lab.cell("b")?.underlay_address);
+        meddle(lab, &format!("ip route add {other}/32 via {router}"))?;
+        lab.stop_agent("a")?;
+        lab.start_agent("a")?;
+        ensure!(enforces(&cast)?, "the other cell is still reached");
+        ensure!(forwarded(lab)? > before, "the cell's own route was not followed");
+        Ok(())
+    })
+}

@@ -163,14 +163,15 @@ pub(super) async fn open(config: &Config, lock: Lock, kept: Kept) -> Result<Cell
 /// Looks at the host: the underlay device, the VXLAN device, which is made when it is missing, and all addresses.
 pub(super) fn look(underlay: &str, address: Option<Ipv4Addr>, port: u16) -> Result<compile::Cell, OpenError> {
     let failed = |source| OpenError::Underlay { name: underlay.to_owned(), source };
-    let device = host::underlay(underlay).map_err(failed)?;
+    let device = host::underlay(underlay, address).map_err(failed)?;
     let vxlan = host::ensure_vxlan_device(VXLAN_DEVICE, port).map_err(OpenError::Vxlan)?;
     let mut locals = host::addresses().map_err(OpenError::Addresses)?;
     // It comes with the first container, which must not take it for an address outside.
     locals.insert(GATEWAY);
     Ok(compile::Cell {
-        underlay: address.unwrap_or(device.address),
+        underlay: device.address,
         underlay_ifindex: device.ifindex,
+        link: device.link,
         vxlan_ifindex: vxlan,
         mtu: device.mtu.saturating_sub(ENCAPSULATION),
         locals,

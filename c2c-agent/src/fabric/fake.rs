@@ -14,6 +14,7 @@ use std::net::Ipv4Addr;
 pub(crate) const CELL: Cell = Cell {
     underlay: Ipv4Addr::new(192, 0, 2, 1),
     underlay_ifindex: 3,
+    link: None,
     vxlan_ifindex: 9,
     mtu: 1450,
     locals: BTreeSet::new(),

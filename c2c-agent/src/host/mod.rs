@@ -12,6 +12,7 @@ mod link;
 mod netlink;
 mod netns;
 mod qdisc;
+mod route;
 mod sysctl;
 #[cfg(test)]
 pub(crate) mod testing;

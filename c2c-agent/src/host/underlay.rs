@@ -3,7 +3,8 @@
 use super::addresses::local;
 use super::link::{find_message, observed};
 use super::netlink::Netlink;
-use super::{Error, Mac};
+use super::{Error, Mac, route};
+use ipnet::Ipv4Net;
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::address::AddressMessage;
 use std::net::Ipv4Addr;
@@ -15,22 +16,32 @@ pub struct Underlay {
     pub ifindex: u32,
     /// In bytes.
     pub mtu: u32,
-    /// Its first IPv4 address.
+    /// The address that was asked about, or its first IPv4 address.
     pub address: Ipv4Addr,
+    /// The network of its neighbours, which packets reach without a router; `None` when there is none, or routes or rules
+    /// except some of it.
+    pub link: Option<Ipv4Net>,
     /// Its hardware address.
     pub mac: Mac,
 }
 
-/// Looks at the interface of that name in the calling thread's namespace.
-pub fn underlay(name: &str) -> Result<Underlay, Error> {
+/// Looks at the interface of that name in the calling thread's namespace, and at the network around `address`, or around
+/// its first address.
+pub fn underlay(name: &str, address: Option<Ipv4Addr>) -> Result<Underlay, Error> {
     let mut netlink = Netlink::open()?;
     let link = find_message(&mut netlink, name)?.as_ref().map(observed);
     let link = link.ok_or_else(|| Error::NoLink { name: name.to_owned() })?;
+    let first = first_address(&mut netlink, link.ifindex)?;
+    let first = first.ok_or_else(|| Error::Incomplete { name: name.to_owned(), what: "IPv4 address" })?;
+    let address = address.unwrap_or(first);
+    let neighbours = route::link(&mut netlink, link.ifindex, address)?;
+    Ok(Underlay { ifindex: link.ifindex, mtu: link.mtu, address, link: neighbours, mac: link.mac })
+}
+
+fn first_address(netlink: &mut Netlink, ifindex: u32) -> Result<Option<Ipv4Addr>, Error> {
     let request = RouteNetlinkMessage::GetAddress(AddressMessage::default());
     let addresses = netlink.dump("list the addresses", request)?;
-    let address = addresses.iter().find_map(|message| local_of(message, link.ifindex));
-    let address = address.ok_or_else(|| Error::Incomplete { name: name.to_owned(), what: "IPv4 address" })?;
-    Ok(Underlay { ifindex: link.ifindex, mtu: link.mtu, address, mac: link.mac })
+    Ok(addresses.iter().find_map(|message| local_of(message, ifindex)))
 }
 
 /// The message's address, if it is of that interface.
@@ -67,11 +78,11 @@ mod tests {
             limit: None,
         };
         let ifindex = host.run(|| create_pair(&pair, &other)).unwrap();
-        let error = host.run(|| underlay("under0")).unwrap_err();
+        let error = host.run(|| underlay("under0", None)).unwrap_err();
         assert!(matches!(error, Error::Incomplete { .. }), "{error:?}");
         host.run(|| end.configure()).unwrap();
-        let found = host.run(|| underlay("under0")).unwrap();
-        assert_eq!(found, Underlay { ifindex, mtu: 1500, address: end.local, mac });
-        assert!(matches!(host.run(|| underlay("none0")), Err(Error::NoLink { .. })));
+        let found = host.run(|| underlay("under0", None)).unwrap();
+        assert_eq!(found, Underlay { ifindex, mtu: 1500, address: end.local, link: None, mac });
+        assert!(matches!(host.run(|| underlay("none0", None)), Err(Error::NoLink { .. })));
     }
 }

@@ -23,6 +23,8 @@ pub struct Cell {
     pub underlay: Ipv4Addr,
     /// Index of the underlay device.
     pub underlay_ifindex: u32,
+    /// The network whose hosts are neighbours on the underlay device, if it is known.
+    pub link: Option<Ipv4Net>,
     /// Index of the kernel's VXLAN device.
     pub vxlan_ifindex: u32,
     /// Largest packet in the overlay, in bytes.
@@ -175,6 +177,9 @@ pub fn endpoint_row(place: &Placed, tag: u16, egress: u32) -> layout::Endpoint {
 
 fn config(grant: &Grant, cell: &Cell, network: &Network) -> layout::Config {
     let limit = network.outbound.limit;
+    let link = cell.link.map_or(layout::NO_LINK, |link| {
+        (addr::from_ipv4(link.network()), addr::mask(u32::from(link.prefix_len())))
+    });
     layout::Config {
         overlay_base: addr::from_ipv4(grant.overlay.network()),
         overlay_mask: addr::mask(u32::from(grant.overlay.prefix_len())),
@@ -183,6 +188,8 @@ fn config(grant: &Grant, cell: &Cell, network: &Network) -> layout::Config {
         block_prefix: u32::from(grant.block_prefix),
         underlay_addr: addr::from_ipv4(cell.underlay),
         underlay_ifindex: cell.underlay_ifindex,
+        link_base: link.0,
+        link_mask: link.1,
         vxlan_ifindex: cell.vxlan_ifindex,
         vni: grant.vni,
         udp_port: grant.udp_port.to_be(),
@@ -324,6 +331,18 @@ mod tests {
         assert_eq!(config.udp_port.to_ne_bytes(), 4789u16.to_be_bytes());
         assert_eq!(config.block_mask.to_ne_bytes(), [255, 255, 255, 0]);
         assert_eq!((config.vni, config.mtu, config.underlay_ifindex, config.vxlan_ifindex), (1, 1450, 3, 9));
+    }
+
+    #[test]
+    fn neighbours_are_in_the_programs_terms() {
+        let host = |text: &str| addr::from_ipv4(text.parse().unwrap());
+        let cell = Cell { link: Some("10.0.16.0/20".parse().unwrap()), ..CELL };
+        let near = config(&grant(), &cell, &network());
+        assert!(near.is_neighbour(host("10.0.31.255")) && !near.is_neighbour(host("10.0.32.0")));
+        let none = config(&grant(), &CELL, &network());
+        for stranger in ["0.0.0.0", "10.0.16.4", "255.255.255.255"] {
+            assert!(!none.is_neighbour(host(stranger)), "{stranger}");
+        }
     }
 
     #[test]

@@ -239,6 +239,15 @@ pub fn redirect_neigh(ifindex: u32) -> i32 {
     unsafe { helper::bpf_redirect_neigh(ifindex, core::ptr::null_mut(), 0, 0) as i32 }
 }
 
+/// Out of `ifindex`, to a neighbour on its link, whose hardware address the kernel knows or asks for.
+#[inline(always)]
+pub fn redirect_to_neighbour(ifindex: u32, neighbour: u32) -> i32 {
+    const AF_INET: u32 = 2;
+    let mut hop = [AF_INET, neighbour, 0, 0, 0];
+    // SAFETY: `struct bpf_redir_neigh`: the family and room for an IPv6 address, of which IPv4 takes the first word.
+    unsafe { helper::bpf_redirect_neigh(ifindex, hop.as_mut_ptr().cast(), size_of_val(&hop) as i32, 0) as i32 }
+}
+
 /// Into the container behind the host device `ifindex`, without a pass through the cell's queues.
 #[inline(always)]
 pub fn redirect_peer(ifindex: u32) -> i32 {

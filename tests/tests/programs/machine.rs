@@ -434,6 +434,8 @@ pub(crate) fn config() -> Config {
         block_prefix: 24,
         underlay_addr: from_ipv4(HERE),
         underlay_ifindex: 77,
+        link_base: from_ipv4(Ipv4Addr::new(192, 0, 2, 0)),
+        link_mask: mask(24),
         vxlan_ifindex: 78,
         vni: VNI,
         udp_port: PORT.to_be(),
