@@ -3,7 +3,7 @@
 use super::claims::{self, Evidence};
 use super::fabric::{Fabric, Fabrics, Path};
 use super::figures::{
-    CONNECTIONS, DATAGRAMS, ROUND_TRIP_P50, ROUND_TRIP_P99, Rounds, Row, STREAM, percentile,
+    CONNECTIONS, DATAGRAMS, Metric, ROUND_TRIP_P50, ROUND_TRIP_P99, Rounds, Row, STREAM, percentile,
 };
 use super::load::{Pins, Way, datagrams, rate_of_connections, round_trips, stream};
 use super::setting::{Setting, Shape};
@@ -11,8 +11,6 @@ use super::wire::Wire;
 use anyhow::{Context, Result};
 use std::time::Duration;
 
-/// Rounds of each scenario; an odd number, so that the median is one of them.
-const ROUNDS: u32 = 5;
 /// From here on the incumbent may fail without failing the benchmark; it is said where it did.
 const TOO_MANY_FOR_RULES: u32 = 10_000;
 
@@ -60,10 +58,13 @@ pub(super) fn plan() -> Vec<(Setting, Vec<Scenario>)> {
     head.into_iter().chain(growth).chain(tail).collect()
 }
 
-/// How long each measurement takes.
+/// How much is measured.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Pace {
+    /// How long each measurement takes.
     pub(super) time: Duration,
+    /// Rounds of each scenario.
+    pub(super) rounds: u32,
 }
 
 impl Scenario {
@@ -83,18 +84,15 @@ impl Scenario {
                 left.push(fabric);
             }
         }
-        for round in 1..=ROUNDS {
-            progress(&format!("{}: round {round} of {ROUNDS}", self.name));
-            for fabric in left.clone() {
-                let measured = self.round(fabrics, fabric, pace, &mut rounds);
-                let Err(error) = measured else { continue };
-                let error = error.context(format!("{} with {}", self.name, fabric.as_str()));
-                if fabric != Fabric::Silk || setting.policies < TOO_MANY_FOR_RULES {
-                    return Err(error);
-                }
-                progress(&format!("silk: cut off with {} policies: {error:#}", setting.policies));
+        for round in 1..=pace.rounds {
+            progress(&format!("{}: round {round} of {}", self.name, pace.rounds));
+            for (fabric, error) in self.round(fabrics, &mut left, pace, &mut rounds)? {
+                progress(&format!(
+                    "{}: cut off with {} policies: {error:#}",
+                    fabric.as_str(),
+                    setting.policies
+                ));
                 rounds.forget(fabric);
-                left.retain(|other| *other != fabric);
             }
         }
         Ok(rounds.rows(self.name, u32::from(setting.containers), setting.policies))
@@ -110,13 +108,68 @@ impl Scenario {
         self.processors <= processors()
     }
 
-    fn round(&self, fabrics: &Fabrics, fabric: Fabric, pace: Pace, rounds: &mut Rounds) -> Result<()> {
+    /// Load by load, and with each of them the fabrics one right after another, so that what is compared is as near in time
+    /// as can be. Answers which fabrics were left out, and why.
+    fn round(
+        &self,
+        fabrics: &Fabrics,
+        left: &mut Vec<Fabric>,
+        pace: Pace,
+        rounds: &mut Rounds,
+    ) -> Result<Vec<(Fabric, anyhow::Error)>> {
+        let mut failed = Vec::new();
+        let mut before = Vec::new();
+        for fabric in left.iter() {
+            before.push((*fabric, Evidence::of(fabrics, *fabric, self.path)?));
+        }
+        for load in LOADS.into_iter().chain(self.has_udp().then_some(datagram_rate as Load)) {
+            for fabric in left.clone() {
+                let loaded = self.load(load, fabrics, fabric, pace, rounds);
+                self.keep_or_leave(loaded, fabric, fabrics, left, &mut failed)?;
+            }
+        }
+        for (fabric, before) in
+            before.into_iter().filter(|(fabric, _)| left.contains(fabric)).collect::<Vec<_>>()
+        {
+            let moved = Evidence::of(fabrics, fabric, self.path)
+                .and_then(|evidence| evidence.has_moved_since(&before, fabric));
+            self.keep_or_leave(moved, fabric, fabrics, left, &mut failed)?;
+        }
+        Ok(failed)
+    }
+
+    fn load(
+        &self,
+        load: Load,
+        fabrics: &Fabrics,
+        fabric: Fabric,
+        pace: Pace,
+        rounds: &mut Rounds,
+    ) -> Result<()> {
         let Some(way) = fabrics.way(fabric, self.path)? else { return Ok(()) };
-        let before = Evidence::of(fabrics, fabric, self.path)?;
-        for (metric, value) in one_round(&way, pins(self.processors), pace, self.has_udp())? {
+        for (metric, value) in load(&way, pins(self.processors), pace.time)? {
             rounds.add(metric, fabric, value);
         }
-        Evidence::of(fabrics, fabric, self.path)?.has_moved_since(&before, fabric)
+        Ok(())
+    }
+
+    /// The incumbent with many rules is left out when it fails; any other failure is the benchmark's.
+    fn keep_or_leave(
+        &self,
+        result: Result<()>,
+        fabric: Fabric,
+        fabrics: &Fabrics,
+        left: &mut Vec<Fabric>,
+        failed: &mut Vec<(Fabric, anyhow::Error)>,
+    ) -> Result<()> {
+        let Err(error) = result else { return Ok(()) };
+        let error = error.context(format!("{} with {}", self.name, fabric.as_str()));
+        if fabric != Fabric::Silk || fabrics.setting.policies < TOO_MANY_FOR_RULES {
+            return Err(error);
+        }
+        left.retain(|other| *other != fabric);
+        failed.push((fabric, error));
+        Ok(())
     }
 
     /// The incumbent maps ports of TCP only, and the rules for the outside are for TCP.
@@ -125,17 +178,23 @@ impl Scenario {
     }
 }
 
-fn one_round(way: &Way, pins: Pins, pace: Pace, udp: bool) -> Result<Vec<(super::figures::Metric, f64)>> {
-    let mut values = vec![(STREAM, stream(way, pins, pace.time).context("tcp stream")? / 1e9)];
-    let mut times = round_trips(way, pins, pace.time).context("tcp round trips")?;
-    for (metric, percent) in [(ROUND_TRIP_P50, 50), (ROUND_TRIP_P99, 99)] {
-        values.push((metric, percentile(&mut times, percent).context("no round trip")?));
-    }
-    values.push((CONNECTIONS, rate_of_connections(way, pins, pace.time).context("tcp connections")?));
-    if udp {
-        values.push((DATAGRAMS, datagrams(way, pins, pace.time).context("udp datagrams")?));
-    }
-    Ok(values)
+/// Loads a way for a while; what it showed.
+type Load = fn(&Way, Pins, Duration) -> Result<Vec<(Metric, f64)>>;
+
+const LOADS: [Load; 3] = [
+    |way, pins, time| Ok(vec![(STREAM, stream(way, pins, time).context("tcp stream")? / 1e9)]),
+    |way, pins, time| {
+        let mut times = round_trips(way, pins, time).context("tcp round trips")?;
+        let mut at = |percent| percentile(&mut times, percent).context("no round trip");
+        Ok(vec![(ROUND_TRIP_P50, at(50)?), (ROUND_TRIP_P99, at(99)?)])
+    },
+    |way, pins, time| {
+        Ok(vec![(CONNECTIONS, rate_of_connections(way, pins, time).context("tcp connections")?)])
+    },
+];
+
+fn datagram_rate(way: &Way, pins: Pins, time: Duration) -> Result<Vec<(Metric, f64)>> {
+    Ok(vec![(DATAGRAMS, datagrams(way, pins, time).context("udp datagrams")?)])
 }
 
 /// Checks once for each setting that all fabrics enforce what they say.
