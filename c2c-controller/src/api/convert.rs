@@ -154,6 +154,8 @@ pub(super) fn change(change: &Change) -> Option<v1::Change> {
         Change::PolicyPut(put) => To::PolicyPut(policy(put)),
         Change::PolicyRemoved(removed) => To::PolicyRemoved(policy(removed)),
         Change::TagFreed(_)
+        | Change::TagHeld(_)
+        | Change::Stamped(_)
         | Change::GroupSet { .. }
         | Change::GroupRulesChanged(_)
         | Change::GroupBound(_)
@@ -177,6 +179,7 @@ pub(super) fn lease_refused(refusal: &Refusal) -> v1::LeaseRefused {
             | LeaseRefusal::NameInUse { .. },
         ) => Reason::Contradiction,
         Refusal::TagsExhausted
+        | Refusal::TagOfAnApp(_)
         | Refusal::Quota { .. }
         | Refusal::UnknownCell(_)
         | Refusal::UnknownGroup(_) => Reason::Invalid,

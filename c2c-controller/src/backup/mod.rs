@@ -3,10 +3,10 @@
 //! altered is refused. Records are as stores keep them (`store::record`), so a backup of one kind of store fills another.
 //!
 //! ```text
-//! {"format":"c2c-controller backup","version":1,"store":"…","revision":17,"taken":1763000000,"counts":{"leases":1,…}}
+//! {"format":"c2c-controller backup","version":2,"store":"…","revision":17,"taken":1763000000,"policies_changed":…,"counts":{"leases":1,…}}
 //! {"lease":{"cell":"cell-1","underlay":"192.0.2.11","block":"10.255.7.0/24","renewed":1763000000}}
 //! {"policy":{"source":"…","destination":"…","protocol":6,"start":7000,"end":7010,"source_tag":1,"destination_tag":2}}
-//! {"freed_tag":{…}}   {"security_group":{…}}   {"binding":{…}}
+//! {"freed_tag":{…}}   {"held_tag":{…}}   {"security_group":{…}}   {"binding":{…}}
 //! {"end":{"sha256":"…"}}
 //! ```
 
@@ -20,12 +20,14 @@ pub use write::write;
 
 use crate::domain::{Parts, Revision, Timestamp};
 use crate::store::StoreId;
-use crate::store::record::{BindingRecord, FreedRecord, GroupRecord, LeaseRecord, PolicyRecord};
+use crate::store::record::{BindingRecord, FreedRecord, GroupRecord, HeldRecord, LeaseRecord, PolicyRecord};
 use serde::{Deserialize, Serialize};
 
 const FORMAT: &str = "c2c-controller backup";
 /// Of the lines. A controller refuses later ones.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
+/// Without routers' tags and without when policies changed. Read as well.
+const FIRST_VERSION: u32 = 1;
 
 /// What a backup is of.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,6 +41,9 @@ pub struct Header {
     pub revision: u64,
     /// When, in seconds since the epoch.
     pub taken: u64,
+    /// When policies last changed, in nanoseconds since the epoch.
+    #[serde(default)]
+    pub policies_changed: u64,
     /// How much there is of each kind.
     pub counts: Counts,
 }
@@ -53,6 +58,7 @@ impl Header {
             store: store.to_string(),
             revision: parts.revision.get(),
             taken: taken.0,
+            policies_changed: parts.stamp.0,
             counts: Counts::of(parts),
         }
     }
@@ -72,6 +78,9 @@ pub struct Counts {
     pub policies: usize,
     /// Tags that are nobody's.
     pub freed_tags: usize,
+    /// Tags that routers hold.
+    #[serde(default)]
+    pub held_tags: usize,
     /// Security groups.
     pub security_groups: usize,
     /// Their bindings.
@@ -82,11 +91,12 @@ impl Counts {
     /// Of what a state is made of.
     #[must_use]
     pub fn of(parts: &Parts) -> Self {
-        let Parts { revision: _, leases, policies, freed, groups, bindings } = parts;
+        let Parts { revision: _, stamp: _, leases, policies, freed, held, groups, bindings } = parts;
         Self {
             leases: leases.len(),
             policies: policies.len(),
             freed_tags: freed.len(),
+            held_tags: held.len(),
             security_groups: groups.len(),
             bindings: bindings.len(),
         }
@@ -100,6 +110,7 @@ enum Line {
     Lease(LeaseRecord),
     Policy(PolicyRecord),
     FreedTag(FreedRecord),
+    HeldTag(HeldRecord),
     SecurityGroup(GroupRecord),
     Binding(BindingRecord),
     End(End),

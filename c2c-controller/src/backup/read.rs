@@ -1,7 +1,7 @@
 //! Reading a backup: all of it is checked before anything is made of it.
 
-use super::{Counts, End, FORMAT, Header, Line, VERSION, hex};
-use crate::domain::{Inconsistent, Parts, State};
+use super::{Counts, End, FIRST_VERSION, FORMAT, Header, Line, VERSION, hex};
+use crate::domain::{Inconsistent, Parts, Stamp, State};
 use crate::store::record::Illegal;
 use ring::digest::{Context, SHA256};
 use serde::Deserialize;
@@ -67,7 +67,8 @@ pub fn read(input: impl BufRead) -> Result<Backup, BackupError> {
     let mut lines = Lines { input, line: Vec::new(), number: 0, digest: Context::new(&SHA256) };
     lines.advance()?;
     let header = header(&lines.line)?;
-    let mut parts = Parts { revision: header.revision(), ..Parts::default() };
+    let mut parts =
+        Parts { revision: header.revision(), stamp: Stamp(header.policies_changed), ..Parts::default() };
     let end = loop {
         lines.take();
         lines.advance()?;
@@ -95,7 +96,7 @@ fn header(line: &[u8]) -> Result<Header, BackupError> {
     }
     let kind = serde_json::from_slice(line).ok().filter(|kind: &Kind| kind.format == FORMAT);
     let Kind { version, .. } = kind.ok_or(BackupError::NotABackup)?;
-    if version != VERSION {
+    if !(FIRST_VERSION..=VERSION).contains(&version) {
         return Err(BackupError::Version { found: version });
     }
     serde_json::from_slice(line).map_err(|error| BackupError::Line { number: 1, problem: error.to_string() })
@@ -107,6 +108,7 @@ fn add(parts: &mut Parts, line: Line) -> Result<Option<End>, Illegal> {
         Line::Lease(lease) => parts.leases.push(lease.try_into()?),
         Line::Policy(policy) => parts.policies.push(policy.try_into()?),
         Line::FreedTag(freed) => parts.freed.push(freed.try_into()?),
+        Line::HeldTag(held) => parts.held.push(held.try_into()?),
         Line::SecurityGroup(group) => parts.groups.push(group.try_into()?),
         Line::Binding(binding) => parts.bindings.push(binding.try_into()?),
         Line::End(end) => return Ok(Some(end)),

@@ -11,12 +11,18 @@ fn state() -> State {
         app: policy("gone", "b", [9, 2]).policy.source,
         at: Timestamp(5),
     };
+    let router = crate::domain::TagHeld {
+        tag: crate::domain::Tag::new(7).unwrap(),
+        app: policy("router", "b", [7, 2]).policy.source,
+    };
     let changes = vec![
         Change::LeasePut(lease(1)),
         Change::LeasePut(lease(2)),
         Change::PolicyPut(policy("a", "b", [1, 2])),
         Change::PolicyPut(policy("a", "a", [1, 1])),
         Change::TagFreed(freed),
+        Change::TagHeld(router),
+        Change::Stamped(crate::domain::Stamp(1_763_000_000_000_000_001)),
         group_set("web", "80, 443"),
         group_set("dns", "not a port"),
         Change::GroupBound(binding("web", "running", "s")),
@@ -41,6 +47,11 @@ fn forged(change: impl Fn(&mut Vec<String>)) -> Vec<u8> {
     let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
     lines.pop();
     change(&mut lines);
+    signed(&lines)
+}
+
+/// These lines and their checksum.
+fn signed(lines: &[String]) -> Vec<u8> {
     let body: String = lines.iter().map(|line| format!("{line}\n")).collect();
     let sha256 = hex(ring::digest::digest(&ring::digest::SHA256, body.as_bytes()).as_ref());
     format!("{body}{{\"end\":{{\"sha256\":\"{sha256}\"}}}}\n").into_bytes()
@@ -68,7 +79,7 @@ fn what_was_written_is_read_again() {
 #[test]
 fn a_file_says_what_it_is() {
     let text = String::from_utf8(written(&state())).unwrap();
-    let first = "{\"format\":\"c2c-controller backup\",\"version\":1,\"store\":\"0123\",\"revision\":17,";
+    let first = "{\"format\":\"c2c-controller backup\",\"version\":2,\"store\":\"0123\",\"revision\":17,";
     assert!(text.starts_with(first), "{text}");
     let lease = "{\"lease\":{\"cell\":\"cell-1\",\"underlay\":\"192.0.2.1\",\"block\":\"10.255.1.0/24\",\"renewed\":1000}}";
     assert_eq!(text.lines().nth(1), Some(lease));
@@ -83,14 +94,14 @@ fn what_is_no_whole_backup_is_refused_in_a_line_that_says_why() {
         (b"{}\n", "the first line is not that of a backup"),
         (b"\x89PNG\r\n\x1a\n", "the first line is not that of a backup"),
         (
-            b"{\"format\":\"c2c-controller backup\",\"version\":2}\n",
-            "format version 2; this controller reads",
+            b"{\"format\":\"c2c-controller backup\",\"version\":3}\n",
+            "format version 3; this controller reads",
         ),
         (
             b"{\"format\":\"c2c-controller backup\",\"version\":1}\n",
             "line 1 of the backup is damaged: missing field",
         ),
-        (&whole[..cut], "the backup ends after 10 lines"),
+        (&whole[..cut], "the backup ends after 11 lines"),
         (&[&whole[..], b"\n"].concat(), "something follows its end"),
     ] {
         let error = refused(bytes);
@@ -119,6 +130,21 @@ fn what_nobody_wrote_is_refused_even_with_a_right_checksum() {
         let error = refused(&forged(change));
         assert!(error.contains(problem), "{error}");
     }
+}
+
+/// Byte for byte what version 1 wrote.
+#[test]
+fn a_backup_of_before_routers_tags_is_read() {
+    let text = String::from_utf8(written(&State::default())).unwrap();
+    let now = r#""policies_changed":0,"counts":{"leases":0,"policies":0,"freed_tags":0,"held_tags":0,"#;
+    assert!(text.contains(now), "{text}");
+    let header = text.lines().next().unwrap().replace("\"version\":2", "\"version\":1");
+    let header = header.replace("\"policies_changed\":0,", "").replace("\"held_tags\":0,", "");
+    let bytes = signed(&[header]);
+    assert_eq!(
+        read(&bytes[..]).unwrap().state,
+        State::restore(Parts { revision: Revision::ZERO, ..Parts::default() }).unwrap()
+    );
 }
 
 proptest! {

@@ -54,12 +54,13 @@ pub(super) fn counts(counts: &Counts) -> String {
 }
 
 /// What there is of each kind, with people's words for it.
-pub(super) fn rows(counts: &Counts) -> [(&'static str, usize); 5] {
-    let Counts { leases, policies, freed_tags, security_groups, bindings } = *counts;
+pub(super) fn rows(counts: &Counts) -> [(&'static str, usize); 6] {
+    let Counts { leases, policies, freed_tags, held_tags, security_groups, bindings } = *counts;
     [
         ("leases", leases),
         ("policies", policies),
         ("freed tags", freed_tags),
+        ("routers' tags", held_tags),
         ("security groups", security_groups),
         ("their bindings", bindings),
     ]

@@ -78,7 +78,10 @@ pub(super) fn fill(place: &StoreArgs, force: bool, state: &State) -> Result<Fill
     let before = store.snapshot().map_err(Failure::refused)?;
     let replaced = Counts::of(&before.parts());
     check_empty(store.as_ref(), &before, replaced, force)?;
-    let store = store.refill(before.revision(), state).map_err(Failure::refused)?;
+    // Who polled before must see that policies may be others now.
+    let mut state = state.clone();
+    state.restamp(before.stamp(), crate::api::now());
+    let store = store.refill(before.revision(), &state).map_err(Failure::refused)?;
     Ok(Filled { store: store.id().to_string(), revision: Revision::FIRST.get(), replaced })
 }
 

@@ -67,6 +67,8 @@ fn removed(done: &Done) -> Vec<TaggedPolicy> {
         Change::PolicyRemoved(removed) => Some(removed.clone()),
         Change::PolicyPut(_)
         | Change::TagFreed(_)
+        | Change::TagHeld(_)
+        | Change::Stamped(_)
         | Change::LeasePut(_)
         | Change::LeaseRemoved(_)
         | Change::GroupSet { .. }

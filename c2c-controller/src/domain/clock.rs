@@ -85,7 +85,9 @@ impl Heard {
                     self.freed.remove(&put.source_tag);
                     self.freed.remove(&put.destination_tag);
                 }
+                Change::TagHeld(held) => drop(self.freed.remove(&held.tag)),
                 Change::PolicyRemoved(_)
+                | Change::Stamped(_)
                 | Change::GroupSet { .. }
                 | Change::GroupRulesChanged(_)
                 | Change::GroupBound(_)

@@ -3,7 +3,7 @@
 
 use super::{
     AppId, Binding, CellName, Change, GroupName, GroupRules, Lease, LeaseSize, Now, Policy, Pool,
-    SecurityGroup, State, TagFreed, TaggedPolicy,
+    SecurityGroup, State, TagFreed, TagHeld, TaggedPolicy,
 };
 use super::{import, silk};
 use ipnet::Ipv4Net;
@@ -69,6 +69,8 @@ pub enum Command {
     },
     /// None of these is allowed any more, in one commit; those that are not anyway change nothing.
     RemoveAll(Vec<Policy>),
+    /// A router wants a tag, to keep, whether or not policies name it.
+    HoldTag(AppId),
     /// A security group shall have these rules.
     SetGroup {
         /// Which; made when there is none, and then bound to nothing.
@@ -123,6 +125,9 @@ pub enum Refusal {
         /// How many it may have.
         limit: usize,
     },
+    /// Somebody else has a tag under this name.
+    #[error("{0} has the tag of an app, because policies name it, and not that of a router")]
+    TagOfAnApp(AppId),
     /// There is no such cell.
     #[error("cell: no lease is held by {0:?}; expected a cell's name or underlay address, see `leases`")]
     UnknownCell(String),
@@ -214,6 +219,7 @@ pub fn decide(state: &State, rules: &Rules, now: Now<'_>, command: &Command) -> 
             allow(state, now, policies)
         }
         Command::RemoveAll(policies) => Ok(remove(state, now, policies)),
+        Command::HoldTag(router) => hold_tag(state, now, router),
         Command::SetGroup { name, rules } => Ok(set_group(state, name, rules)),
         Command::Bind(binding) => bind(state, binding),
         Command::Unbind(binding) => unbind(state, binding),
@@ -381,6 +387,17 @@ fn remove(state: &State, now: Now<'_>, policies: &[Policy]) -> Vec<Change> {
         }
     }
     changes
+}
+
+fn hold_tag(state: &State, now: Now<'_>, router: &AppId) -> Result<Vec<Change>, Refusal> {
+    if state.tags.is_router(router) {
+        return Ok(Vec::new());
+    }
+    if state.tags.of(router).is_some() {
+        return Err(Refusal::TagOfAnApp(router.clone()));
+    }
+    let tag = state.tags.assignment(now).of(router).ok_or(Refusal::TagsExhausted)?;
+    Ok(vec![Change::TagHeld(TagHeld { tag, app: router.clone() })])
 }
 
 fn set_group(state: &State, name: &GroupName, rules: &GroupRules) -> Vec<Change> {

@@ -14,6 +14,7 @@ mod policy;
 mod pool;
 mod revision;
 mod silk;
+mod stamp;
 mod state;
 mod tag;
 #[cfg(test)]
@@ -28,8 +29,9 @@ pub use name::{AppId, CellName, GroupGuid, GroupName, SpaceId};
 pub use policy::{Policy, Ports, Protocol, TaggedPolicy};
 pub use pool::{LeaseSize, Pool, PoolError};
 pub use revision::{Change, Commit, Revision};
+pub use stamp::{Stamp, stamped};
 pub use state::{Inconsistent, Parts, State};
-pub use tag::{QUARANTINE_SECONDS, Tag, TagFreed};
+pub use tag::{QUARANTINE_SECONDS, Tag, TagFreed, TagHeld};
 
 /// A value that cannot be right, as one line: the field, what it was, what was expected.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -1,6 +1,6 @@
 //! The controller's only clock, and what happens at each of its ticks.
 
-use super::{Binding, GroupGuid, GroupName, GroupRules, Lease, TagFreed, TaggedPolicy};
+use super::{Binding, GroupGuid, GroupName, GroupRules, Lease, Stamp, TagFreed, TagHeld, TaggedPolicy};
 use std::fmt;
 
 /// Counts the store's commits: 0 is the empty store, and every commit has the next number.
@@ -59,6 +59,8 @@ impl Commit {
             | Change::PolicyPut(_)
             | Change::PolicyRemoved(_)
             | Change::TagFreed(_)
+            | Change::TagHeld(_)
+            | Change::Stamped(_)
             | Change::GroupRulesChanged(_)
             | Change::GroupBound(_)
             | Change::GroupUnbound(_)
@@ -81,6 +83,10 @@ pub enum Change {
     PolicyRemoved(TaggedPolicy),
     /// No policy names the tag's app any more. Agents need not know; the store must.
     TagFreed(TagFreed),
+    /// A router holds this tag. Agents need not know.
+    TagHeld(TagHeld),
+    /// Policies changed in this commit, and this is when, for who polls.
+    Stamped(Stamp),
     /// A security group has these rules; its bindings stay.
     GroupSet {
         /// Which; new when there was none.
@@ -113,7 +119,9 @@ impl Change {
             | Self::LeaseRemoved(_)
             | Self::PolicyPut(_)
             | Self::PolicyRemoved(_)
-            | Self::TagFreed(_) => None,
+            | Self::TagFreed(_)
+            | Self::TagHeld(_)
+            | Self::Stamped(_) => None,
         }
     }
 }

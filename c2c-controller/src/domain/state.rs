@@ -3,8 +3,8 @@
 use super::group::Groups;
 use super::tag::Tags;
 use super::{
-    AppId, Binding, CellName, Change, Commit, GroupName, Lease, Policy, Revision, SecurityGroup, SpaceId,
-    Tag, TagFreed, TaggedPolicy, Timestamp,
+    AppId, Binding, CellName, Change, Commit, GroupName, Lease, Moment, Policy, Revision, SecurityGroup,
+    SpaceId, Stamp, Tag, TagFreed, TagHeld, TaggedPolicy, Timestamp,
 };
 use ipnet::Ipv4Net;
 use std::collections::{BTreeMap, BTreeSet};
@@ -23,6 +23,7 @@ pub struct State {
     by_app: BTreeMap<AppId, BTreeSet<Policy>>,
     pub(super) tags: Tags,
     pub(super) groups: Groups,
+    stamp: Stamp,
 }
 
 /// What a state is made of, as it is stored.
@@ -36,6 +37,10 @@ pub struct Parts {
     pub policies: Vec<TaggedPolicy>,
     /// The tags that are nobody's.
     pub freed: Vec<TagFreed>,
+    /// The tags that routers hold.
+    pub held: Vec<TagHeld>,
+    /// When policies last changed.
+    pub stamp: Stamp,
     /// All security groups, without their bindings.
     pub groups: Vec<SecurityGroup>,
     /// Their bindings.
@@ -51,6 +56,9 @@ pub enum Inconsistent {
     /// An app has two tags, or a tag two apps.
     #[error("policy {0} gives tag {1} to an app, which does not agree with the other policies")]
     Tag(Box<Policy>, Tag),
+    /// A router's tag is somebody else's.
+    #[error("router {0} holds tag {1}, which does not agree with the policies")]
+    Router(AppId, Tag),
     /// A binding of no group.
     #[error("security group {} is bound to {} and does not exist", .0.group, .0.reach)]
     Unbound(Box<Binding>),
@@ -59,14 +67,16 @@ pub enum Inconsistent {
 impl Parts {
     /// What makes an empty state this one.
     pub fn changes(self) -> impl Iterator<Item = Change> {
-        let Self { revision: _, leases, policies, freed, groups, bindings } = self;
+        let Self { revision: _, leases, policies, freed, held, stamp, groups, bindings } = self;
         let leases = leases.into_iter().map(Change::LeasePut);
         let set = |SecurityGroup { name, guid, rules, .. }| Change::GroupSet { name, guid, rules };
         let groups = groups.into_iter().map(set);
         let bindings = bindings.into_iter().map(Change::GroupBound);
         let freed = freed.into_iter().map(Change::TagFreed);
         let policies = policies.into_iter().map(Change::PolicyPut);
-        leases.chain(groups).chain(bindings).chain(freed).chain(policies)
+        let held = held.into_iter().map(Change::TagHeld);
+        let stamp = (stamp != Stamp::default()).then_some(Change::Stamped(stamp));
+        leases.chain(groups).chain(bindings).chain(freed).chain(policies).chain(held).chain(stamp)
     }
 }
 
@@ -76,7 +86,7 @@ impl State {
     /// # Errors
     /// When leases overlap, tags contradict each other or a bound group is not there: then the store is damaged.
     pub fn restore(parts: Parts) -> Result<Self, Inconsistent> {
-        let mut state = Self { revision: parts.revision, ..Self::default() };
+        let mut state = Self { revision: parts.revision, stamp: parts.stamp, ..Self::default() };
         for lease in parts.leases {
             if let Some(other) = state.clash(&lease) {
                 return Err(Inconsistent::Overlap(Box::new(lease), Box::new(other.clone())));
@@ -86,6 +96,12 @@ impl State {
         for policy in parts.policies {
             state.check_tags(&policy)?;
             state.put_policy(&policy);
+        }
+        for held in parts.held {
+            if !state.agrees(&held.app, held.tag) {
+                return Err(Inconsistent::Router(held.app, held.tag));
+            }
+            state.tags.hold(&held);
         }
         parts.freed.into_iter().for_each(|freed| state.tags.quarantine(freed));
         for SecurityGroup { name, guid, rules, .. } in &parts.groups {
@@ -113,6 +129,8 @@ impl State {
             leases: self.leases().cloned().collect(),
             policies: self.policies().collect(),
             freed: self.freed_tags().cloned().collect(),
+            held: self.tags.routers().collect(),
+            stamp: self.stamp,
             groups: groups.collect(),
             bindings: bindings.collect(),
         }
@@ -138,6 +156,29 @@ impl State {
     #[must_use]
     pub fn policy_count(&self) -> usize {
         self.policies.len()
+    }
+
+    /// When policies last changed.
+    #[must_use]
+    pub fn stamp(&self) -> Stamp {
+        self.stamp
+    }
+
+    /// Policies are taken to have changed now, whatever was told before.
+    pub fn restamp(&mut self, after: Stamp, now: Moment) {
+        self.stamp = self.stamp.max(after).next(now);
+    }
+
+    /// Whether the app holds its tag without a policy.
+    #[must_use]
+    pub fn is_router(&self, app: &AppId) -> bool {
+        self.tags.is_router(app)
+    }
+
+    /// The tag of an app.
+    #[must_use]
+    pub fn tag_of(&self, app: &AppId) -> Option<Tag> {
+        self.tags.of(app)
     }
 
     /// The tags that apps have, by tag.
@@ -243,6 +284,8 @@ impl State {
                 Change::PolicyPut(policy) => self.put_policy(policy),
                 Change::PolicyRemoved(policy) => self.remove_policy(&policy.policy),
                 Change::TagFreed(freed) => self.tags.quarantine(freed.clone()),
+                Change::TagHeld(held) => self.tags.hold(held),
+                Change::Stamped(stamp) => self.stamp = *stamp,
                 Change::GroupSet { name, guid, rules } => self.groups.set(name, guid.as_ref(), rules),
                 // Only in a commit as it was told, and that leaves the rules out.
                 Change::GroupRulesChanged(_) => {}
@@ -296,12 +339,16 @@ impl State {
         }
     }
 
+    /// Whether nobody has another tag or another owner of it.
+    fn agrees(&self, app: &AppId, tag: Tag) -> bool {
+        self.tags.of(app).is_none_or(|held| held == tag)
+            && self.tags.owner(tag).is_none_or(|owner| owner == app)
+    }
+
     fn check_tags(&self, put: &TaggedPolicy) -> Result<(), Inconsistent> {
         let TaggedPolicy { policy, source_tag, destination_tag } = put;
         for (app, tag) in [(&policy.source, *source_tag), (&policy.destination, *destination_tag)] {
-            let agrees = self.tags.of(app).is_none_or(|held| held == tag)
-                && self.tags.owner(tag).is_none_or(|owner| owner == app);
-            if !agrees {
+            if !self.agrees(app, tag) {
                 return Err(Inconsistent::Tag(Box::new(policy.clone()), tag));
             }
         }

@@ -23,6 +23,12 @@ impl Tag {
         NonZeroU16::new(number).map(Self)
     }
 
+    /// As Cloud Foundry's policy server writes it: `00FF`.
+    #[must_use]
+    pub fn hex(self) -> String {
+        format!("{:04X}", self.0)
+    }
+
     /// Its number.
     #[must_use]
     pub fn get(self) -> u16 {
@@ -53,18 +59,29 @@ pub struct TagFreed {
     pub at: Timestamp,
 }
 
+/// A tag that somebody holds without a policy, as routers do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TagHeld {
+    /// The tag.
+    pub tag: Tag,
+    /// Who holds it.
+    pub app: AppId,
+}
+
 /// Which app has which tag.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Tags {
     held: BTreeMap<AppId, Held>,
     owners: BTreeMap<Tag, AppId>,
     freed: BTreeMap<Tag, TagFreed>,
+    /// Those that hold theirs without a policy. That is a use of it.
+    routers: BTreeSet<AppId>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Held {
     tag: Tag,
-    /// How often policies name the app.
+    /// How often policies name the app, and one more if it holds the tag without.
     uses: usize,
 }
 
@@ -77,7 +94,7 @@ impl Tags {
         self.owners.get(&tag)
     }
 
-    /// How often policies name the app.
+    /// How often policies name the app, and one more if it holds its tag without.
     pub(super) fn uses(&self, app: &AppId) -> usize {
         self.held.get(app).map_or(0, |held| held.uses)
     }
@@ -107,6 +124,23 @@ impl Tags {
             self.owners.remove(&held.tag);
             self.held.remove(app);
         }
+    }
+
+    /// The app holds the tag, from now on, whether or not policies name it.
+    pub(super) fn hold(&mut self, TagHeld { tag, app }: &TagHeld) {
+        if self.routers.insert(app.clone()) {
+            self.take(app, *tag);
+        }
+    }
+
+    /// Whether it holds its tag without a policy.
+    pub(super) fn is_router(&self, app: &AppId) -> bool {
+        self.routers.contains(app)
+    }
+
+    /// Those that hold their tags without a policy.
+    pub(super) fn routers(&self) -> impl Iterator<Item = TagHeld> {
+        self.routers.iter().filter_map(|app| Some(TagHeld { tag: self.of(app)?, app: app.clone() }))
     }
 
     pub(super) fn quarantine(&mut self, freed: TagFreed) {

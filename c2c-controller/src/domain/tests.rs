@@ -1,6 +1,7 @@
 //! Commands in sequence: the rules one by one, and what holds whatever the sequence is.
 
 mod groups;
+mod tags;
 
 use super::*;
 use c2c_proto::egress::SecurityRule;
@@ -370,38 +371,6 @@ fn groups_are_replaced_by_the_fewest_changes() {
 }
 
 #[test]
-fn many_policies_fit_or_none_of_them() {
-    let mut world = World::default();
-    let all = (1..=u16::MAX).map(|n| policy(&format!("app-{n}"), &format!("app-{n}"), "1"));
-    let mut all: Vec<Policy> = all.collect();
-    all.push(policy("one-more", "one-more", "1"));
-    assert_eq!(world.run(0, allow_all(all.clone())), Err(Refusal::TagsExhausted));
-    all.pop();
-    assert_eq!(world.run(0, allow_all(all)).unwrap().len(), usize::from(u16::MAX));
-}
-
-#[test]
-fn all_tags_can_be_used_and_then_no_more() {
-    let mut world = World::default();
-    let hub = "hub";
-    for n in 2..=u16::MAX {
-        let spoke = policy(hub, &format!("app-{n}"), "1");
-        let changes = vec![Change::PolicyPut(TaggedPolicy {
-            policy: spoke,
-            source_tag: Tag::new(1).unwrap(),
-            destination_tag: Tag::new(n).unwrap(),
-        })];
-        world.state.apply(&Commit { revision: world.state.revision().next(), changes });
-    }
-    let one_more = Command::Allow(policy(hub, "one-more", "1"));
-    assert_eq!(world.run(0, one_more.clone()), Err(Refusal::TagsExhausted));
-    world.run(0, Command::Remove(policy(hub, "app-77", "1"))).unwrap();
-    assert_eq!(world.run(1, one_more.clone()), Err(Refusal::TagsExhausted), "quarantined");
-    world.run(QUARANTINE_SECONDS, one_more).unwrap();
-    assert_eq!(world.state.policy(&policy(hub, "one-more", "1")).unwrap().destination_tag.get(), 77);
-}
-
-#[test]
 fn a_stored_state_that_cannot_be_is_refused() {
     let lease = |n: u8, block: &str| Lease {
         cell: cell(n),
@@ -427,6 +396,14 @@ fn a_stored_state_that_cannot_be_is_refused() {
     assert!(policies(&[tagged("a", "b", [1, 2]), tagged("a", "c", [3, 4])]));
     assert!(policies(&[tagged("a", "b", [1, 2]), tagged("c", "d", [3, 2])]));
     assert!(!policies(&[tagged("a", "b", [1, 2]), tagged("c", "b", [3, 2])]));
+    let router =
+        |app: &str, tag| TagHeld { tag: Tag::new(tag).unwrap(), app: AppId::parse("id", app).unwrap() };
+    let held = |held: &[TagHeld]| {
+        let policies = vec![tagged("a", "b", [1, 2])];
+        State::restore(Parts { policies, held: held.to_vec(), ..Parts::default() }).is_err()
+    };
+    assert!(held(&[router("r", 2)]) && held(&[router("a", 3)]) && held(&[router("r", 3), router("s", 3)]));
+    assert!(!held(&[router("a", 1), router("r", 3)]));
     let bound = |groups: Vec<SecurityGroup>| {
         let parts = Parts { groups, bindings: vec![binding("web", "running", "s")], ..Parts::default() };
         State::restore(parts).map_err(|error| error.to_string())
@@ -453,6 +430,7 @@ fn steps() -> impl Strategy<Value = Vec<(u64, Command)>> {
         4 => policies.clone().prop_map(Command::Remove),
         2 => prop::collection::vec(policies.clone(), 0..4).prop_map(allow_all),
         2 => prop::collection::vec(policies, 0..4).prop_map(Command::RemoveAll),
+        1 => app().prop_map(|id| Command::HoldTag(AppId::parse("id", id).unwrap())),
         6 => group_commands(),
     ];
     let pause = prop_oneof![Just(0), 0..700_u64, Just(LEASE_SECONDS)];
@@ -515,11 +493,14 @@ fn parts(state: &State) -> Parts {
     let bindings = |SecurityGroup { name, reaches, .. }: SecurityGroup| {
         reaches.into_iter().map(move |reach| Binding { group: name.clone(), reach })
     };
+    let routers = state.tags().filter(|(_, app)| state.is_router(app));
     Parts {
         revision: state.revision(),
         leases: state.leases().cloned().collect(),
         policies: state.policies().collect(),
         freed: state.freed_tags().cloned().collect(),
+        held: routers.map(|(tag, app)| TagHeld { tag, app: app.clone() }).collect(),
+        stamp: state.stamp(),
         groups: state.groups().map(|group| SecurityGroup { reaches: BTreeSet::new(), ..group }).collect(),
         bindings: state.groups().flat_map(bindings).collect(),
     }
@@ -561,7 +542,9 @@ fn check_tags(
     let pairs = |tagged: TaggedPolicy| {
         [(tagged.policy.source, tagged.source_tag), (tagged.policy.destination, tagged.destination_tag)]
     };
-    let held: BTreeSet<(AppId, Tag)> = state.policies().flat_map(pairs).collect();
+    let routers = state.tags().filter(|(_, app)| state.is_router(app)).map(|(tag, app)| (app.clone(), tag));
+    let held: BTreeSet<(AppId, Tag)> = state.policies().flat_map(pairs).chain(routers).collect();
+    prop_assert_eq!(held.len(), state.tags().count());
     let (apps, tags): (BTreeSet<_>, BTreeSet<_>) = held.iter().cloned().unzip();
     prop_assert_eq!((apps.len(), tags.len()), (held.len(), held.len()));
     for (app, tag) in &held {

@@ -3,8 +3,8 @@
 use super::{GroupRow, PolicyRow, Refused, Rows, Subnet, TagRow};
 use crate::domain::{
     AppId, Binding, CellName, Change, Commit, GroupGuid, GroupName, GroupRules, Inconsistent, Lease, Parts,
-    Policy, Ports, Protocol, Reach, Revision, SecurityGroup, SpaceId, State, Tag, TaggedPolicy, Timestamp,
-    Workload,
+    Policy, Ports, Protocol, Reach, Revision, SecurityGroup, SpaceId, State, Tag, TagHeld, TaggedPolicy,
+    Timestamp, Workload,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -27,7 +27,10 @@ pub fn convert(rows: &Rows) -> Result<Imported, Inconsistent> {
     let apps = apps(&rows.tags, &mut refused);
     let policies = policies(&rows.policies, &apps, &mut refused);
     let (groups, bindings) = groups(&rows.security_groups, &mut refused);
-    let parts = Parts { revision: Revision::FIRST, leases, policies, freed: Vec::new(), groups, bindings };
+    let routers = rows.tags.iter().filter(|row| is_router(row)).filter_map(|row| apps.get(&row.id));
+    let held = routers.map(|(tag, app)| TagHeld { tag: *tag, app: app.clone() }).collect();
+    let parts =
+        Parts { revision: Revision::FIRST, leases, policies, held, groups, bindings, ..Parts::default() };
     Ok(Imported { state: State::restore(parts)?, refused })
 }
 
@@ -96,21 +99,23 @@ fn lease(row: &Subnet) -> Result<Lease, Reason> {
     Ok(lease)
 }
 
-/// The apps by their tags.
+/// The apps and routers by their tags.
 type Apps = BTreeMap<i64, (Tag, AppId)>;
 
 fn apps(rows: &[TagRow], refused: &mut Vec<Refused>) -> Apps {
     let mut kept = Vec::new();
     for row in rows {
-        keep("groups", row.id, app(row), &mut kept, refused);
+        keep("groups", row.id, tag(row), &mut kept, refused);
     }
     kept.into_iter().collect()
 }
 
-fn app(row: &TagRow) -> Result<(i64, (Tag, AppId)), Reason> {
-    if row.kind.as_deref() == Some("router") {
-        return Err(format!("tag {} is a router's; expected an app's", row.id));
-    }
+/// Whether it keeps its tag without a policy.
+fn is_router(row: &TagRow) -> bool {
+    row.kind.as_deref() == Some("router")
+}
+
+fn tag(row: &TagRow) -> Result<(i64, (Tag, AppId)), Reason> {
     let tag = u16::try_from(row.id).ok().and_then(Tag::new);
     let tag = tag.ok_or_else(|| format!("tag {} is not from 1 to 65535", row.id))?;
     let app = AppId::parse("guid", present("guid", row.guid.as_deref())?);

@@ -44,12 +44,13 @@ fn group(id: i64, name: &str, rules: &str, spaces: [Option<&str>; 2]) -> GroupRo
 #[test]
 fn rows_become_what_they_mean() {
     let old = PolicyRow { start: None, end: None, ..policy(4, [1, 7], "tcp", [8080, 0, 0]) };
+    let router = TagRow { kind: Some("router".to_owned()), ..tag(3, "INGRESS_ROUTER") };
     let rows = Rows {
         subnets: vec![
             subnet(1, "10.0.3.1", "10.255.90.0/24", "ee:ee:0a:ff:5a:00"),
             subnet(2, "10.0.3.2", "10.255.0.9/32", "EE:EE:0A:FF:00:09"),
         ],
-        tags: vec![tag(1, "web"), tag(7, "api"), tag(9, "nobody-names-it")],
+        tags: vec![tag(1, "web"), router, tag(7, "api"), tag(9, "nobody-names-it")],
         policies: vec![
             policy(1, [1, 7], "tcp", [0, 8080, 8090]),
             policy(2, [7, 7], "udp", [0, 53, 53]),
@@ -80,7 +81,10 @@ fn rows_become_what_they_mean() {
     let policies: Vec<String> = state.policies().map(|tagged| tagged.policy.to_string()).collect();
     assert_eq!(policies.len(), 3, "{policies:?}");
     let tags: Vec<(Tag, &str)> = state.tags().map(|(tag, app)| (tag, app.as_str())).collect();
-    assert_eq!(tags, [(Tag::new(1).unwrap(), "web"), (Tag::new(7).unwrap(), "api")]);
+    let [one, three, seven] = [1, 3, 7].map(|tag| Tag::new(tag).unwrap());
+    assert_eq!(tags, [(one, "web"), (three, "INGRESS_ROUTER"), (seven, "api")]);
+    let routers = state.tags().filter(|(_, app)| state.is_router(app));
+    assert_eq!(routers.map(|(tag, _)| tag).collect::<Vec<_>>(), [three]);
     let [empty, public] = &state.groups().collect::<Vec<_>>()[..] else { panic!() };
     let reaches = |group: &crate::domain::SecurityGroup| {
         group.reaches.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
@@ -94,7 +98,7 @@ fn rows_become_what_they_mean() {
 
 #[test]
 fn a_row_that_cannot_be_taken_says_why_and_the_others_are() {
-    let router = TagRow { kind: Some("router".to_owned()), ..tag(3, "INGRESS_ROUTER") };
+    let router = TagRow { kind: Some("router".to_owned()), ..tag(70_000, "INGRESS_ROUTER") };
     let nothing = |id| Subnet { id, ..Subnet::default() };
     let rows = Rows {
         subnets: vec![
@@ -137,7 +141,7 @@ fn a_row_that_cannot_be_taken_says_why_and_the_others_are() {
         "subnets 7: underlay_ip is null",
         "groups 2: guid: \"a b\" holds ' '",
         "groups 65536: tag 65536 is not from 1 to 65535",
-        "groups 3: tag 3 is a router's",
+        "groups 70000: tag 70000 is not from 1 to 65535",
         "policies 2: the destination's group_id 2 is no app that could be taken",
         "policies 3: protocol: \"sctp\" is not supported",
         "policies 4: 2-1 are no ports",

@@ -14,7 +14,7 @@ mod world;
 
 use crate::domain::{
     AppId, CellName, Change, Command, Commit, Figures, GroupName, Lease, Moment, Parts, Refusal, Revision,
-    Rules, SecurityGroup, State, Tag, TaggedPolicy, Timestamp, decide,
+    Rules, SecurityGroup, SpaceId, Stamp, State, Tag, TaggedPolicy, Timestamp, decide, stamped,
 };
 use crate::metrics::StoreMeter;
 pub use crate::store::Renewals;
@@ -275,10 +275,30 @@ impl Ledger {
         self.read().state.policies_naming(apps)
     }
 
-    /// The tags that apps have, by tag.
+    /// The tags that apps and routers have, by tag, and whether it is a router.
     #[must_use]
-    pub fn tags(&self) -> Vec<(Tag, AppId)> {
-        self.read().state.tags().map(|(tag, app)| (tag, app.clone())).collect()
+    pub fn tags(&self) -> Vec<(Tag, AppId, bool)> {
+        let state = &self.read().state;
+        state.tags().map(|(tag, app)| (tag, app.clone(), state.is_router(app))).collect()
+    }
+
+    /// The tag of an app or a router.
+    #[must_use]
+    pub fn tag_of(&self, app: &AppId) -> Option<Tag> {
+        self.read().state.tag_of(app)
+    }
+
+    /// When policies last changed.
+    #[must_use]
+    pub fn stamp(&self) -> Stamp {
+        self.read().state.stamp()
+    }
+
+    /// The security groups that concern these spaces, each with all its bindings.
+    #[must_use]
+    pub fn groups_of(&self, spaces: &BTreeSet<SpaceId>) -> Vec<SecurityGroup> {
+        let state = &self.read().state;
+        state.groups_for(spaces).iter().filter_map(|group| state.group(&group.name)).collect()
     }
 
     /// The security group of this name, or all.
@@ -360,7 +380,7 @@ impl Ledger {
     fn decide_on_known(&self, command: &Command, now: Moment) -> Result<(Vec<Change>, Revision), Refusal> {
         let world = self.read();
         let changes = decide(&world.state, &self.rules, world.now(now), command)?;
-        Ok((changes, world.state.revision()))
+        Ok((stamped(&world.state, now, changes), world.state.revision()))
     }
 
     /// Applies what others wrote. To be called by who holds the health.

@@ -63,6 +63,39 @@ fn after_a_failed_write_nothing_is_acknowledged_until_the_store_is_opened_again(
     assert_eq!(reopened.policies(None).1.len(), 1);
 }
 
+#[test]
+fn when_policies_changed_only_grows_and_is_stored() {
+    let store = Arc::new(Failing::default());
+    let ledger = Ledger::open(Box::new(Arc::clone(&store)), rules()).unwrap();
+    assert_eq!(ledger.stamp(), Stamp(0), "they never did");
+    let at = |seconds| Moment { wall: Timestamp(seconds), up: Uptime(0) };
+    let router = Command::HoldTag(AppId::parse("id", "router").unwrap());
+    let set = Command::SetGroup {
+        name: GroupName::parse("name", "web").unwrap(),
+        rules: crate::domain::GroupRules::none(),
+    };
+    const SECOND: u64 = 1_000_000_000;
+    let steps = [
+        (allow(1), 9, Stamp(9 * SECOND)),
+        (allow(1), 10, Stamp(9 * SECOND)),
+        (allow(2), 9, Stamp(9 * SECOND + 1)),
+        (router, 10, Stamp(9 * SECOND + 1)),
+        (set, 10, Stamp(9 * SECOND + 1)),
+        // The clock was set back.
+        (allow(3), 2, Stamp(9 * SECOND + 2)),
+        (Command::RemoveAll(Vec::new()), 11, Stamp(9 * SECOND + 2)),
+        (Command::Remove(Policy::parse("a", "b", "tcp", "3").unwrap()), 11, Stamp(11 * SECOND)),
+    ];
+    for (command, seconds, expected) in steps {
+        ledger.execute(&command, at(seconds)).unwrap();
+        assert_eq!(ledger.stamp(), expected, "{command:?}");
+    }
+    let reopened = Ledger::open(Box::new(store), rules()).unwrap();
+    assert_eq!(reopened.stamp(), Stamp(11 * SECOND));
+    reopened.execute(&allow(4), at(1)).unwrap();
+    assert_eq!(reopened.stamp(), Stamp(11 * SECOND + 1), "after a restart, too");
+}
+
 /// Watchers that come at any time, from any revision, while several threads write.
 #[test]
 fn a_watcher_sees_every_later_commit_once_and_in_order() {

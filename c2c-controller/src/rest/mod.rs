@@ -126,10 +126,10 @@ async fn tags(State(rest): State<Rest>, _: Administrator) -> Result<Response, Fa
         tag: String,
         r#type: &'static str,
     }
-    let tag_of = |(tag, app): (Tag, AppId)| TagOf {
+    let tag_of = |(tag, app, router): (Tag, AppId, bool)| TagOf {
         id: app.to_string(),
-        tag: format!("{:04X}", tag.get()),
-        r#type: "app",
+        tag: tag.hex(),
+        r#type: if router { "router" } else { "app" },
     };
     let tags = rest.read(Ledger::tags).await?;
     Ok(web::json(&Tags { tags: tags.into_iter().map(tag_of).collect() }))

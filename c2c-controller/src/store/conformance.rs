@@ -2,8 +2,8 @@
 
 use super::{LOG_LENGTH, Since, Store, StoreError};
 use crate::domain::{
-    Binding, CellName, Change, Commit, GroupGuid, GroupName, GroupRules, Lease, Parts, Policy, Reach,
-    Revision, State, Tag, TagFreed, TaggedPolicy, Timestamp,
+    AppId, Binding, CellName, Change, Commit, GroupGuid, GroupName, GroupRules, Lease, Parts, Policy, Reach,
+    Revision, Stamp, State, Tag, TagFreed, TagHeld, TaggedPolicy, Timestamp,
 };
 use c2c_proto::egress::SecurityRule;
 use std::net::Ipv4Addr;
@@ -67,6 +67,10 @@ fn freed(tag: u16, app: &TaggedPolicy, at: u64) -> TagFreed {
     TagFreed { tag: Tag::new(tag).unwrap(), app: app.policy.source.clone(), at: Timestamp(at) }
 }
 
+fn router(tag: u16) -> TagHeld {
+    TagHeld { tag: Tag::new(tag).unwrap(), app: AppId::parse("app", "router").unwrap() }
+}
+
 fn since(store: &dyn Store, revision: u64) -> Since {
     store.changes_since(Revision::new(revision)).unwrap()
 }
@@ -92,6 +96,8 @@ fn a_snapshot_is_what_was_committed(store: &dyn Store) {
         vec![Change::LeaseRemoved(lease(2)), Change::LeasePut(Lease { cell: lease(3).cell, ..lease(2) })],
         vec![Change::PolicyPut(policy("a", "d", [1, 2]))],
         vec![Change::PolicyRemoved(ac.clone()), Change::TagFreed(freed(3, &ac, 6))],
+        vec![Change::TagHeld(router(3)), Change::Stamped(Stamp(u64::MAX - 1))],
+        vec![Change::Stamped(Stamp(u64::MAX)), Change::PolicyPut(policy("router", "d", [3, 2]))],
     ];
     let mut expected = State::default();
     for (revision, changes) in (1..).zip(commits) {
@@ -212,6 +218,7 @@ fn a_refilled_store_is_another_and_holds_that_state_alone(fresh: &mut dyn FnMut(
             vec![Change::LeasePut(lease(1)), Change::PolicyPut(policy("a", "b", [1, 2]))],
             vec![group_set("web", &"8080,".repeat(30_000)), bound],
             vec![Change::TagFreed(freed(9, &policy("c", "d", [9, 10]), 5))],
+            vec![Change::TagHeld(router(12)), Change::Stamped(Stamp(17))],
         ];
         let mut state = State::default();
         (1..).zip(all).for_each(|(revision, changes)| state.apply(&commit(revision, changes)));

@@ -5,6 +5,8 @@
 //! l/<underlay address, 4 bytes>                      a lease
 //! p/<source> 0 <destination> 0 <protocol, 1> <start, 2> <end, 2>
 //! t/<tag, 2>                                         a freed tag
+//! h/<tag, 2>                                         a tag that a router holds
+//! s/policies                                         when policies last changed
 //! g/<group> 0 <number, 2>                            a piece of a security group's rules
 //! b/<group> 0 <workload, 1> <space, or nothing>      a binding of it
 //! c/<revision, 8>                                    a commit (sled)
@@ -21,6 +23,9 @@ pub(super) const COUNTS: &[u8] = b"m/counts";
 pub(super) const LEASES: &[u8] = b"l/";
 pub(super) const POLICIES: &[u8] = b"p/";
 pub(super) const FREED_TAGS: &[u8] = b"t/";
+pub(super) const HELD_TAGS: &[u8] = b"h/";
+pub(super) const STAMPS: &[u8] = b"s/";
+pub(super) const STAMP: &[u8] = b"s/policies";
 pub(super) const GROUPS: &[u8] = b"g/";
 pub(super) const BINDINGS: &[u8] = b"b/";
 pub(super) const COMMITS: &[u8] = b"c/";
@@ -39,6 +44,10 @@ pub(super) fn policy(policy: &Policy) -> Vec<u8> {
 
 pub(super) fn freed_tag(tag: Tag) -> Vec<u8> {
     [FREED_TAGS, &tag.get().to_be_bytes()].concat()
+}
+
+pub(super) fn held_tag(tag: Tag) -> Vec<u8> {
+    [HELD_TAGS, &tag.get().to_be_bytes()].concat()
 }
 
 /// A group has at most as many pieces as there are numbers, by the limit of its rules' length.

@@ -3,7 +3,8 @@
 
 use crate::domain::{
     AppId, Binding, CellName, Change, Commit, GroupGuid, GroupName, GroupRules, Lease, Policy, Ports,
-    Protocol, Reach, Revision, SecurityGroup, SpaceId, Tag, TagFreed, TaggedPolicy, Timestamp, Workload,
+    Protocol, Reach, Revision, SecurityGroup, SpaceId, Stamp, Tag, TagFreed, TagHeld, TaggedPolicy,
+    Timestamp, Workload,
 };
 use c2c_proto::egress::SecurityRule;
 use ipnet::Ipv4Net;
@@ -41,6 +42,19 @@ pub(crate) struct FreedRecord {
     tag: u16,
     app: String,
     at: u64,
+}
+
+/// A tag that a router holds, as it is stored.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct HeldRecord {
+    tag: u16,
+    app: String,
+}
+
+/// When policies last changed, as it is stored.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct StampRecord {
+    policies: u64,
 }
 
 /// A security group as it is stored: its rules in Cloud Controller's JSON, its bindings for themselves.
@@ -85,6 +99,8 @@ enum ChangeRecord {
     PolicyPut(PolicyRecord),
     PolicyRemoved(PolicyRecord),
     TagFreed(FreedRecord),
+    TagHeld(HeldRecord),
+    Stamped(StampRecord),
     GroupRulesChanged(String),
     GroupBound(BindingRecord),
     GroupUnbound(BindingRecord),
@@ -177,6 +193,33 @@ impl TryFrom<FreedRecord> for TagFreed {
     }
 }
 
+impl From<&TagHeld> for HeldRecord {
+    fn from(held: &TagHeld) -> Self {
+        Self { tag: held.tag.get(), app: held.app.as_str().to_owned() }
+    }
+}
+
+impl TryFrom<HeldRecord> for TagHeld {
+    type Error = Illegal;
+
+    fn try_from(record: HeldRecord) -> Result<Self, Illegal> {
+        let tag = Tag::new(record.tag).ok_or(Illegal)?;
+        Ok(Self { tag, app: AppId::parse("app", &record.app).map_err(|_| Illegal)? })
+    }
+}
+
+impl From<Stamp> for StampRecord {
+    fn from(stamp: Stamp) -> Self {
+        Self { policies: stamp.0 }
+    }
+}
+
+impl From<StampRecord> for Stamp {
+    fn from(record: StampRecord) -> Self {
+        Self(record.policies)
+    }
+}
+
 impl From<&SecurityGroup> for GroupRecord {
     fn from(SecurityGroup { name, guid, rules, .. }: &SecurityGroup) -> Self {
         Self::new(name, guid.as_ref(), rules)
@@ -223,6 +266,8 @@ impl From<&Change> for ChangeRecord {
             Change::PolicyPut(policy) => Self::PolicyPut(policy.into()),
             Change::PolicyRemoved(policy) => Self::PolicyRemoved(policy.into()),
             Change::TagFreed(freed) => Self::TagFreed(freed.into()),
+            Change::TagHeld(held) => Self::TagHeld(held.into()),
+            Change::Stamped(stamp) => Self::Stamped((*stamp).into()),
             // As watchers are told of it.
             Change::GroupSet { name, .. } | Change::GroupRulesChanged(name) => {
                 Self::GroupRulesChanged(name.as_str().to_owned())
@@ -244,6 +289,8 @@ impl TryFrom<ChangeRecord> for Change {
             ChangeRecord::PolicyPut(policy) => Self::PolicyPut(policy.try_into()?),
             ChangeRecord::PolicyRemoved(policy) => Self::PolicyRemoved(policy.try_into()?),
             ChangeRecord::TagFreed(freed) => Self::TagFreed(freed.try_into()?),
+            ChangeRecord::TagHeld(held) => Self::TagHeld(held.try_into()?),
+            ChangeRecord::Stamped(stamp) => Self::Stamped(stamp.into()),
             ChangeRecord::GroupRulesChanged(name) => {
                 Self::GroupRulesChanged(GroupName::parse("name", &name).map_err(|_| Illegal)?)
             }
@@ -295,6 +342,11 @@ mod tests {
             Change::PolicyPut(policy.clone()),
             Change::PolicyRemoved(policy),
             Change::TagFreed(freed),
+            Change::TagHeld(TagHeld {
+                tag: Tag::new(7).unwrap(),
+                app: AppId::parse("app", "router").unwrap(),
+            }),
+            Change::Stamped(Stamp(u64::MAX)),
         ];
         reads_back(changes);
     }

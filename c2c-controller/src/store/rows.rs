@@ -2,7 +2,9 @@
 //! together is theirs.
 
 use super::keys;
-use super::record::{self, BindingRecord, FreedRecord, GroupRecord, LeaseRecord, PolicyRecord};
+use super::record::{
+    self, BindingRecord, FreedRecord, GroupRecord, HeldRecord, LeaseRecord, PolicyRecord, StampRecord,
+};
 use crate::domain::Change;
 use std::collections::BTreeMap;
 
@@ -25,6 +27,11 @@ pub(super) fn add(writes: &mut Writes, change: &Change) -> Result<(), serde_json
         Change::TagFreed(freed) => {
             (keys::freed_tag(freed.tag), Some(record::encode(&FreedRecord::from(freed))?))
         }
+        Change::TagHeld(held) => {
+            writes.insert(keys::freed_tag(held.tag), None);
+            (keys::held_tag(held.tag), Some(record::encode(&HeldRecord::from(held))?))
+        }
+        Change::Stamped(stamp) => (keys::STAMP.to_vec(), Some(record::encode(&StampRecord::from(*stamp))?)),
         Change::GroupSet { name, guid, rules } => {
             let record = GroupRecord::new(name, guid.as_ref(), rules);
             (keys::rules(name, 0), Some(record::encode(&record)?))

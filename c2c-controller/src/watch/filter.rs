@@ -91,6 +91,8 @@ impl Filter {
                 self.hosted.is_named_by(&tagged.policy)
             }
             Change::TagFreed(_)
+            | Change::TagHeld(_)
+            | Change::Stamped(_)
             | Change::GroupSet { .. }
             | Change::GroupRulesChanged(_)
             | Change::GroupBound(_)
@@ -116,7 +118,9 @@ impl Touched {
             | Change::LeaseRemoved(_)
             | Change::PolicyPut(_)
             | Change::PolicyRemoved(_)
-            | Change::TagFreed(_) => {}
+            | Change::TagFreed(_)
+            | Change::TagHeld(_)
+            | Change::Stamped(_) => {}
         }
     }
 }

@@ -40,6 +40,13 @@ fn restore(file: &Path, flags: &[&str]) -> Ran {
     Ran::from(binary().arg("restore").arg(file).args(flags).output().unwrap())
 }
 
+/// When policies last changed, as a backup that is taken now says it.
+fn policies_changed(foundation: &Foundation) -> u64 {
+    let backup = foundation.run(&["backup", "-"]).ok();
+    let header: Value = serde_json::from_str(backup.lines().next().unwrap()).unwrap();
+    header["policies_changed"].as_u64().unwrap()
+}
+
 #[test]
 fn a_backup_of_one_kind_of_store_fills_another_and_agents_take_a_snapshot_of_it() {
     let cluster = Cluster::start();
@@ -57,6 +64,7 @@ async fn there_and_back(url: &str) {
     let said = foundation.run(&["backup", first.to_str().unwrap(), "--json"]).json();
     assert_eq!((&said["revision"], &said["policies"], &said["leases"]), (&7.into(), &2.into(), &1.into()));
     assert_eq!(first.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+    let changed = policies_changed(&foundation);
     controller.kill();
 
     let said: Value = restore(&first, &["--postgres", url, "--json"]).json();
@@ -64,6 +72,8 @@ async fn there_and_back(url: &str) {
     assert_ne!(said["store"], said["from_store"]);
     let controller = foundation.start_with(&["--postgres", url]);
     assert_eq!(seen(&foundation), before);
+    let changed_again = policies_changed(&foundation);
+    assert!(changed_again > changed, "who polls takes the policies anew: {changed_again} {changed}");
     let resumed = v1::Hello {
         held: agent.lease.clone(),
         store_id: agent.store_id.clone(),
@@ -89,6 +99,7 @@ async fn there_and_back(url: &str) {
     assert_eq!((row("policies"), row("freed tags")), (3, 4), "{table}");
     let _controller = foundation.start();
     assert_eq!(seen(&foundation), before);
+    assert!(policies_changed(&foundation) > changed_again, "than what was there and what was restored");
 }
 
 #[tokio::test]
@@ -125,7 +136,7 @@ async fn backups_are_for_operators_and_go_to_standard_output_too() {
     let _controller = filled(&mut foundation, &[]).await;
     let printed = foundation.run(&["backup", "-"]).ok();
     let first = printed.lines().next().unwrap();
-    assert!(first.starts_with("{\"format\":\"c2c-controller backup\",\"version\":1,"), "{first}");
+    assert!(first.starts_with("{\"format\":\"c2c-controller backup\",\"version\":2,"), "{first}");
     assert!(printed.lines().last().unwrap().starts_with("{\"end\":{\"sha256\":\""));
     let refused = foundation.run_as(&foundation.cell(1), &["backup", "-"]).failed(1);
     assert!(refused.contains("this call needs c2c-operator"), "{refused}");

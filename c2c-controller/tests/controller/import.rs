@@ -33,6 +33,7 @@ const POLICY: &str = r#"
     INSERT INTO groups (guid) SELECT NULL FROM generate_series(1, 65535);
     UPDATE groups SET guid = 'backend' WHERE id = 255;
     UPDATE groups SET guid = 'frontend' WHERE id = 17;
+    UPDATE groups SET guid = 'INGRESS_ROUTER', type = 'router' WHERE id = 300;
     INSERT INTO destinations (group_id, port, start_port, end_port, protocol) VALUES
         (255, 8080, 8080, 8090, 'tcp'), (17, 53, NULL, NULL, 'udp');
     INSERT INTO policies (group_id, destination_id) VALUES (17, 1), (255, 2);
@@ -73,6 +74,7 @@ fn leases_tags_policies_and_security_groups_are_taken_over_into_either_store() {
     assert!(said.ends_with("nothing was written") && !data.exists(), "{said}");
     let said = incumbent.import(&[&here[..], &["--json"]].concat()).json();
     assert_eq!((&said["taken"]["leases"], &said["taken"]["policies"]), (&2.into(), &2.into()), "{said}");
+    assert_eq!(said["taken"]["held_tags"], 1, "the router's");
     let refused = incumbent.import(&here).failed(1);
     assert!(refused.starts_with("error: the store is not empty: "), "{refused}");
     let url = incumbent.cluster.database("net");
@@ -81,6 +83,9 @@ fn leases_tags_policies_and_security_groups_are_taken_over_into_either_store() {
     let seen = [&[][..], &["--postgres", &url]].map(|flags| {
         let controller = foundation.start_with(flags);
         let seen = list(&foundation);
+        let backup = foundation.run(&["backup", "-"]).ok();
+        assert!(backup.contains(r#"{"held_tag":{"tag":300,"app":"INGRESS_ROUTER"}}"#), "{backup}");
+        assert!(!backup.contains("\"policies_changed\":0,"), "who polled sees a change: {backup}");
         controller.kill();
         seen
     });

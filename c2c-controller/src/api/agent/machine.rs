@@ -135,6 +135,8 @@ impl Machine {
             | Change::PolicyPut(_)
             | Change::PolicyRemoved(_)
             | Change::TagFreed(_)
+            | Change::TagHeld(_)
+            | Change::Stamped(_)
             | Change::GroupSet { .. }
             | Change::GroupRulesChanged(_)
             | Change::GroupBound(_)

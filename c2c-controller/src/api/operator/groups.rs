@@ -84,7 +84,9 @@ impl OperatorService {
             | Change::LeaseRemoved(_)
             | Change::PolicyPut(_)
             | Change::PolicyRemoved(_)
-            | Change::TagFreed(_) => None,
+            | Change::TagFreed(_)
+            | Change::TagHeld(_)
+            | Change::Stamped(_) => None,
         });
         let audience = Audience::of_reaches(unbound);
         self.reply(&asked, &done, &audience, Vec::new()).await

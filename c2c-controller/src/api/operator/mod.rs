@@ -151,6 +151,8 @@ impl Operator for OperatorService {
             | Change::PolicyPut(_)
             | Change::PolicyRemoved(_)
             | Change::TagFreed(_)
+            | Change::TagHeld(_)
+            | Change::Stamped(_)
             | Change::GroupSet { .. }
             | Change::GroupRulesChanged(_)
             | Change::GroupBound(_)
@@ -218,7 +220,9 @@ fn status(error: &LedgerError) -> Status {
         LedgerError::Refused(Refusal::UnknownCell(_) | Refusal::UnknownGroup(_)) => {
             Status::not_found(error.to_string())
         }
-        LedgerError::Refused(Refusal::Lease(_)) => Status::failed_precondition(error.to_string()),
+        LedgerError::Refused(Refusal::Lease(_) | Refusal::TagOfAnApp(_)) => {
+            Status::failed_precondition(error.to_string())
+        }
         LedgerError::Store(source) => {
             tracing::error!(error = source as &dyn std::error::Error, "a change could not be stored");
             let causes: Vec<String> = anyhow::Chain::new(error).map(ToString::to_string).collect();

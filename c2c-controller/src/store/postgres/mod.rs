@@ -14,9 +14,12 @@ mod url;
 
 pub use url::PostgresUrl;
 
-use super::record::{self, BindingRecord, CommitRecord, FreedRecord, GroupRecord, LeaseRecord, PolicyRecord};
+use super::record::{
+    self, BindingRecord, CommitRecord, FreedRecord, GroupRecord, HeldRecord, LeaseRecord, PolicyRecord,
+    StampRecord,
+};
 use super::{Duty, Lead, Others, Renewals, Since, Store, StoreError, StoreId, keys, log_start, rows};
-use crate::domain::{Commit, Lease, Parts, Revision, SecurityGroup, State};
+use crate::domain::{Commit, Lease, Parts, Revision, SecurityGroup, Stamp, State};
 use follow::Follower;
 use serde::de::DeserializeOwned;
 use session::{Later, Row, Session, Write, Written, answered, failed, is_lost};
@@ -328,6 +331,11 @@ fn read_state(url: &PostgresUrl, revision: Revision, rows: &[Row]) -> Result<Sta
         revision,
         leases: read_all::<LeaseRecord, _>(url, rows, keys::LEASES)?,
         policies: read_all::<PolicyRecord, _>(url, rows, keys::POLICIES)?,
+        held: read_all::<HeldRecord, _>(url, rows, keys::HELD_TAGS)?,
+        stamp: read_all::<StampRecord, Stamp>(url, rows, keys::STAMPS)?
+            .into_iter()
+            .next()
+            .unwrap_or_default(),
         freed: read_all::<FreedRecord, _>(url, rows, keys::FREED_TAGS)?,
         groups: read_all::<GroupRecord, _>(url, rows, keys::GROUPS)?,
         bindings: read_all::<BindingRecord, _>(url, rows, keys::BINDINGS)?,

@@ -18,11 +18,12 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 /// Of the tables: the number of the last migration.
-pub(super) const SCHEMA_VERSION: u32 = 1;
+pub(super) const SCHEMA_VERSION: u32 = 2;
 
 /// Each brings the tables from the version of its place to the next and says so in `c2c.about`. What is listed here once
 /// is never changed.
-const MIGRATIONS: [&str; SCHEMA_VERSION as usize] = [include_str!("migrations/0001_store.sql")];
+const MIGRATIONS: [&str; SCHEMA_VERSION as usize] =
+    [include_str!("migrations/0001_store.sql"), include_str!("migrations/0002_stamps.sql")];
 
 /// "c2c-ctl1" in ASCII. Advisory locks are a database's own, so each database can be one store.
 const LOCK: i64 = 0x6332_632d_6374_6c31;

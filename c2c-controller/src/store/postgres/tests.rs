@@ -94,7 +94,7 @@ fn another_schema_and_what_is_damaged_is_refused() {
     drop(store);
     client.execute("UPDATE c2c.about SET schema = 9", &[]).unwrap();
     let error = open(&url).unwrap_err().to_string();
-    assert!(error.ends_with("has schema version 9; this controller reads versions up to 1"), "{error}");
+    assert!(error.ends_with("has schema version 9; this controller reads versions up to 2"), "{error}");
 }
 
 #[test]

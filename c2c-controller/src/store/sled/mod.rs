@@ -7,12 +7,15 @@
 
 mod beside;
 
-use super::record::{self, BindingRecord, CommitRecord, FreedRecord, GroupRecord, LeaseRecord, PolicyRecord};
+use super::record::{
+    self, BindingRecord, CommitRecord, FreedRecord, GroupRecord, HeldRecord, LeaseRecord, PolicyRecord,
+    StampRecord,
+};
 use super::rows::Writes;
 use super::{LOG_LENGTH, Renewals, Since, Store, StoreError, StoreId, keys, log_start, rows};
 use crate::domain::{
-    Binding, Change, Commit, GroupName, Lease, Parts, Revision, SecurityGroup, State, TagFreed, TaggedPolicy,
-    Timestamp,
+    Binding, Change, Commit, GroupName, Lease, Parts, Revision, SecurityGroup, Stamp, State, TagFreed,
+    TagHeld, TaggedPolicy, Timestamp,
 };
 use ::sled::{Batch, Db, Tree};
 use beside::{Acknowledged, Identities};
@@ -27,9 +30,10 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Of the keys and records. A controller that finds a later one says so and touches nothing. Version 2 is version 1 with
-/// security groups; a store becomes that when it is told of the first one, so that until then the controller of before
-/// can still read it.
-const SCHEMA_VERSION: u32 = 2;
+/// security groups, and version 3 that with routers' tags and when policies changed; a store becomes that when it is told
+/// of the first one, so that until then the controller of before can still read it.
+const SCHEMA_VERSION: u32 = 3;
+const WITH_GROUPS: u32 = 2;
 const WITHOUT_GROUPS: u32 = 1;
 
 /// sled's own directory in ours.
@@ -74,6 +78,9 @@ struct Counts {
     /// Pieces of their rules.
     groups: u64,
     bindings: u64,
+    held_tags: u64,
+    /// One once policies changed.
+    stamps: u64,
 }
 
 impl SledStore {
@@ -173,6 +180,8 @@ impl SledStore {
             | Change::PolicyPut(_)
             | Change::PolicyRemoved(_)
             | Change::TagFreed(_)
+            | Change::TagHeld(_)
+            | Change::Stamped(_)
             | Change::GroupRulesChanged(_)
             | Change::GroupBound(_)
             | Change::GroupUnbound(_) => {
@@ -247,12 +256,15 @@ impl Written {
     const NOTHING: Self = Self {
         schema: WITHOUT_GROUPS,
         revision: Revision::ZERO,
-        counts: Counts { leases: 0, policies: 0, groups: 0, bindings: 0 },
+        counts: Counts { leases: 0, policies: 0, groups: 0, bindings: 0, held_tags: 0, stamps: 0 },
     };
 
     /// A record is written or removed that is not of every schema.
     fn note(&mut self, key: &[u8]) {
         if key.starts_with(keys::GROUPS) || key.starts_with(keys::BINDINGS) {
+            self.schema = self.schema.max(WITH_GROUPS);
+        }
+        if key.starts_with(keys::HELD_TAGS) || key.starts_with(keys::STAMPS) {
             self.schema = SCHEMA_VERSION;
         }
     }
@@ -267,9 +279,13 @@ impl Written {
     }
 
     fn counts_record(&self) -> Vec<u8> {
-        let Counts { leases, policies, groups, bindings } = self.counts;
-        let counts = [leases, policies, groups, bindings].map(u64::to_be_bytes);
-        let kinds = if self.schema == WITHOUT_GROUPS { 2 } else { counts.len() };
+        let Counts { leases, policies, groups, bindings, held_tags, stamps } = self.counts;
+        let counts = [leases, policies, groups, bindings, held_tags, stamps].map(u64::to_be_bytes);
+        let kinds = match self.schema {
+            WITHOUT_GROUPS => 2,
+            WITH_GROUPS => 4,
+            _ => counts.len(),
+        };
         counts.into_iter().take(kinds).flatten().collect()
     }
 }
@@ -282,6 +298,8 @@ impl Counts {
             policies: count(keys::POLICIES),
             groups: count(keys::GROUPS),
             bindings: count(keys::BINDINGS),
+            held_tags: count(keys::HELD_TAGS),
+            stamps: count(keys::STAMPS),
         }
     }
 
@@ -292,6 +310,8 @@ impl Counts {
             (keys::POLICIES, &mut self.policies),
             (keys::GROUPS, &mut self.groups),
             (keys::BINDINGS, &mut self.bindings),
+            (keys::HELD_TAGS, &mut self.held_tags),
+            (keys::STAMPS, &mut self.stamps),
         ];
         kinds.into_iter().find(|(prefix, _)| key.starts_with(prefix)).map(|(_, count)| count)
     }
@@ -421,7 +441,10 @@ fn check_content(db: &Tree, path: &Path, schema: u32) -> Result<Written, StoreEr
     read_state(db, path, revision)?;
     let written = Written { schema, revision, counts: Counts::stored(db) };
     if read(keys::COUNTS)?.as_deref() != Some(written.counts_record().as_slice()) {
-        return Err(damaged(path, "leases, policies or security groups are missing"));
+        return Err(damaged(
+            path,
+            "leases, policies, security groups, routers' tags or when policies changed are missing",
+        ));
     }
     let last = db.scan_prefix(keys::COMMITS).keys().next_back().transpose();
     let last = last.map_err(|error| open_error(path, error))?;
@@ -436,6 +459,8 @@ fn read_state(db: &Tree, path: &Path, revision: Revision) -> Result<State, Store
         revision,
         leases: read_all::<LeaseRecord, Lease>(db, path, keys::LEASES)?,
         policies: read_all::<PolicyRecord, TaggedPolicy>(db, path, keys::POLICIES)?,
+        held: read_all::<HeldRecord, TagHeld>(db, path, keys::HELD_TAGS)?,
+        stamp: read_all::<StampRecord, Stamp>(db, path, keys::STAMPS)?.into_iter().next().unwrap_or_default(),
         freed: read_all::<FreedRecord, TagFreed>(db, path, keys::FREED_TAGS)?,
         groups: read_groups(db, path)?,
         bindings: read_all::<BindingRecord, Binding>(db, path, keys::BINDINGS)?,

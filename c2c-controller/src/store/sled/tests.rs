@@ -1,6 +1,7 @@
 //! What is particular to a store on a disk: that it is there again, and that it says what is wrong with it.
 
 use super::*;
+use crate::domain::{AppId, Tag};
 use crate::store::conformance::{self, binding, commit, group_set, lease, policy};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
@@ -30,7 +31,13 @@ fn filled() -> (TempDir, StoreId, State) {
     let store = open(&directory).unwrap();
     store.commit(&commit(1, vec![Change::LeasePut(lease(1))])).unwrap();
     store.commit(&commit(2, vec![Change::PolicyPut(policy("a", "b", [1, 2]))])).unwrap();
-    let web = vec![group_set("web", "80"), Change::GroupBound(binding("web", "running", "s"))];
+    let router = TagHeld { tag: Tag::new(9).unwrap(), app: AppId::parse("app", "router").unwrap() };
+    let web = vec![
+        group_set("web", "80"),
+        Change::GroupBound(binding("web", "running", "s")),
+        Change::TagHeld(router),
+        Change::Stamped(Stamp(7)),
+    ];
     store.commit(&commit(3, web)).unwrap();
     (directory, store.id(), store.snapshot().unwrap())
 }
@@ -78,7 +85,7 @@ fn another_schema_is_refused_and_left_alone() {
     let (directory, ..) = filled();
     tamper(&directory, |db| drop(db.insert(keys::SCHEMA, &9_u32.to_be_bytes()).unwrap()));
     let error = open_error(&directory);
-    assert!(error.ends_with("has schema version 9; this controller reads versions up to 2"), "{error}");
+    assert!(error.ends_with("has schema version 9; this controller reads versions up to 3"), "{error}");
 }
 
 /// Byte for byte what version 1 wrote: a lease, a policy and a freed tag, at revision 3.
@@ -125,17 +132,28 @@ fn a_store_of_before_security_groups_opens_and_becomes_another_with_the_first() 
     store.commit(&commit(5, vec![group_set("web", "80")])).unwrap();
     let state = store.snapshot().unwrap();
     drop(store);
-    assert_eq!(about(keys::SCHEMA), [0, 0, 0, 2], "that one must not think that it could");
+    assert_eq!(
+        (about(keys::SCHEMA), about(keys::COUNTS).len()),
+        (vec![0, 0, 0, 2], 32),
+        "that one must not think that it could"
+    );
+    let store = open(&directory).unwrap();
+    assert_eq!(store.snapshot().unwrap(), state);
+    // What a policy's change is told with.
+    store.commit(&commit(6, vec![Change::Stamped(Stamp(9))])).unwrap();
+    let state = store.snapshot().unwrap();
+    drop(store);
+    assert_eq!((about(keys::SCHEMA), about(keys::COUNTS).len()), (vec![0, 0, 0, 3], 48));
     assert_eq!(open(&directory).unwrap().snapshot().unwrap(), state);
 }
 
 #[test]
 fn what_is_missing_is_noticed() {
     type Damage = fn(&Db);
-    let cases: [(Damage, &str); 10] = [
+    let cases: [(Damage, &str); 12] = [
         (
             |db| drop(db.remove(keys::lease(lease(1).underlay)).unwrap()),
-            "leases, policies or security groups are missing",
+            "leases, policies, security groups, routers' tags or when policies changed are missing",
         ),
         (|db| drop(db.remove(keys::policy(&policy("a", "b", [1, 2]).policy)).unwrap()), "are missing"),
         (|db| drop(db.remove(keys::binding(&binding("web", "running", "s"))).unwrap()), "are missing"),
@@ -143,6 +161,8 @@ fn what_is_missing_is_noticed() {
             |db| drop(db.remove(keys::rules(&binding("web", "running", "s").group, 0)).unwrap()),
             "security group web is bound to space s for running and does not exist",
         ),
+        (|db| drop(db.remove(keys::held_tag(Tag::new(9).unwrap())).unwrap()), "are missing"),
+        (|db| drop(db.remove(keys::STAMP).unwrap()), "when policies changed are missing"),
         (|db| drop(db.remove(keys::commit(Revision::new(3))).unwrap()), "the last change is missing"),
         (|db| drop(db.remove(keys::REVISION).unwrap()), "its revision is lost"),
         (|db| drop(db.remove(keys::STORE).unwrap()), "its identity is lost"),
