@@ -5,10 +5,10 @@ use crate::auth::Verifier;
 use crate::certificates::Certificates;
 use crate::cloud::{self, Cloud, Importer};
 use crate::config::{CloudConfig, Config, InternalConfig, RestConfig, StorePlace};
+use crate::internal;
 use crate::ledger::Ledger;
 use crate::metrics::{self, Meters, Observer};
 use crate::rest::{Access, Rest};
-use crate::silk;
 use crate::store::{PostgresStore, SledStore, Store, StoreError};
 use crate::web;
 use anyhow::{Context, bail};
@@ -190,7 +190,7 @@ async fn open_internal(settings: &InternalConfig, ledger: &Arc<Ledger>) -> anyho
     let listener = listener.with_context(|| format!("internal_listen: cannot listen on {listen}"))?;
     let address = listener.local_addr().context("internal_listen: the socket has no address")?;
     tracing::info!(%address, "serving cells that run Silk");
-    let router = silk::router(Arc::clone(ledger));
+    let router = internal::router(Arc::clone(ledger));
     Ok(OpenWeb { name: "internal", listener, certificate, router })
 }
 

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 /// Flags about cells that run Silk.
 #[derive(Clone, Debug, Default, Args)]
 pub struct InternalArgs {
-    /// Where to serve silk-controller's API to cells that still run Silk; absent: nowhere
+    /// Where to serve silk-controller's API and the internal policy API to cells that still run Silk; absent: nowhere
     #[arg(long, env = "C2C_INTERNAL_LISTEN", value_name = "IP:PORT")]
     pub internal_listen: Option<String>,
     /// CA whose certificates are accepted there (PEM): that of Silk's components, and not the one of our agents

@@ -282,10 +282,11 @@ impl Ledger {
         state.tags().map(|(tag, app)| (tag, app.clone(), state.is_router(app))).collect()
     }
 
-    /// The tag of an app or a router.
+    /// The tag of an app or a router, and whether it is a router.
     #[must_use]
-    pub fn tag_of(&self, app: &AppId) -> Option<Tag> {
-        self.read().state.tag_of(app)
+    pub fn tag_of(&self, app: &AppId) -> Option<(Tag, bool)> {
+        let state = &self.read().state;
+        state.tag_of(app).map(|tag| (tag, state.is_router(app)))
     }
 
     /// When policies last changed.

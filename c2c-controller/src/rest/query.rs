@@ -2,6 +2,7 @@
 
 use crate::domain::{AppId, TaggedPolicy};
 use crate::ledger::Ledger;
+use crate::web;
 use std::collections::BTreeSet;
 
 /// What is asked for.
@@ -18,8 +19,7 @@ impl Filter {
     /// other keys mean nothing, and an id that cannot be one names no app.
     pub(crate) fn parse(query: &str) -> Self {
         let ids = |wanted: &str| {
-            let mut pairs = form_urlencoded::parse(query.as_bytes());
-            let (_, list) = pairs.find(|(key, _)| key == wanted)?;
+            let list = web::value(query, wanted)?;
             Some(list.split(',').filter_map(|id| AppId::parse("id", id).ok()).collect())
         };
         match ids("id") {

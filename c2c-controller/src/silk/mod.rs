@@ -1,6 +1,6 @@
 //! silk-controller's API, as silk-daemon and silk-teardown speak it: `/leases` and what is below. Its texts and status codes
 //! are theirs; what is leased to whom is decided as for our own cells. Who calls has a certificate of Silk's CA, which says
-//! no more than that: any of its clients may speak for any cell, as it may to Silk's own controller.
+//! no more than that: any of its clients may speak for any cell, as it may to Silk's own controller. `internal` serves it.
 
 mod failure;
 mod wire;
@@ -12,7 +12,6 @@ use crate::web;
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::State;
-use axum::http::StatusCode;
 use axum::response::Response;
 use axum::routing::{get, put};
 use failure::Failure;
@@ -30,10 +29,6 @@ pub(crate) fn router(ledger: Arc<Ledger>) -> Router {
         .route("/leases/acquire", put(acquire))
         .route("/leases/renew", put(renew))
         .route("/leases/release", put(release))
-        .fallback(async || web::error(StatusCode::NOT_FOUND, "not found"))
-        .method_not_allowed_fallback(async || {
-            web::error(StatusCode::METHOD_NOT_ALLOWED, "method not allowed")
-        })
         .with_state(ledger)
 }
 

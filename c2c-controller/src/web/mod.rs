@@ -4,9 +4,11 @@
 mod answer;
 mod body;
 mod listener;
+mod query;
 mod security;
 
 pub(crate) use answer::{error, json, of_bytes};
 pub(crate) use body::{blocking, read};
 pub(crate) use listener::run;
-pub(crate) use security::secure;
+pub(crate) use query::value;
+pub(crate) use security::{only_over_tls, secure};

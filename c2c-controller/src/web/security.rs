@@ -6,15 +6,20 @@ use axum::http::header::{
 };
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 
-const SECURITY: [(HeaderName, &str); 5] = [
+const SECURITY: [(HeaderName, &str); 4] = [
     (X_FRAME_OPTIONS, "deny"),
     (CONTENT_SECURITY_POLICY, "frame-ancestors 'none'"),
     (X_XSS_PROTECTION, "1; mode=block"),
     (X_CONTENT_TYPE_OPTIONS, "nosniff"),
-    (STRICT_TRANSPORT_SECURITY, "max-age=31536000"),
 ];
 
 /// Adds them.
 pub(crate) fn secure(headers: &mut HeaderMap) {
     headers.extend(SECURITY.map(|(name, value)| (name, HeaderValue::from_static(value))));
+    only_over_tls(headers);
+}
+
+/// Adds the one that policy-server-internal sends alone.
+pub(crate) fn only_over_tls(headers: &mut HeaderMap) {
+    headers.insert(STRICT_TRANSPORT_SECURITY, HeaderValue::from_static("max-age=31536000"));
 }

@@ -36,6 +36,8 @@ pub(crate) struct Api {
     child: Option<Child>,
     internal_port: u16,
     port: u16,
+    /// Where it keeps its state.
+    store: [String; 2],
 }
 
 impl Api {
@@ -44,6 +46,15 @@ impl Api {
     }
 
     pub(crate) fn start_with(flags: &[&str]) -> Self {
+        Self::start_on(None, flags)
+    }
+
+    /// One of several controllers on a database.
+    pub(crate) fn replica(database: &str) -> Self {
+        Self::start_on(Some(database), &[])
+    }
+
+    fn start_on(database: Option<&str>, flags: &[&str]) -> Self {
         let directory = tempfile::tempdir().unwrap();
         for ca in ["pki", "silk"] {
             pki::init(&directory.path().join(ca), SystemTime::now()).unwrap();
@@ -51,7 +62,11 @@ impl Api {
         let controller =
             issue(&directory.path().join("pki"), Role::Controller, "controller", Ipv4Addr::LOCALHOST);
         let silk = issue(&directory.path().join("silk"), Role::Operator, "silk-daemon", Ipv4Addr::LOCALHOST);
-        let mut api = Self { directory, controller, silk, child: None, internal_port: 0, port: 0 };
+        let store = match database {
+            Some(url) => ["--postgres".to_owned(), url.to_owned()],
+            None => ["--data-dir".to_owned(), directory.path().join("data").to_str().unwrap().to_owned()],
+        };
+        let mut api = Self { directory, controller, silk, child: None, internal_port: 0, port: 0, store };
         api.serve(flags);
         api
     }
@@ -75,10 +90,9 @@ impl Api {
                 "--internal-listen",
                 "127.0.0.1:0",
             ])
-            .args(flags);
-        let data_dir = self.directory.path().join("data");
+            .args(flags)
+            .args(&self.store);
         for (flag, path) in [
-            ("--data-dir", &data_dir),
             ("--ca", &self.controller.ca),
             ("--certificate", &self.controller.cert),
             ("--key", &self.controller.key),
@@ -225,6 +239,11 @@ impl Client {
             "{method} {path} HTTP/1.1\r\nHost: silk-controller.service.cf.internal:4103\r\n\
              User-Agent: Go-http-client/1.1\r\n{length}Accept-Encoding: gzip\r\n\r\n{body}"
         );
+        self.exchange(&request).await
+    }
+
+    /// A request of exactly these bytes.
+    pub(crate) async fn exchange(&mut self, request: &str) -> std::io::Result<Reply> {
         within(self.stream.write_all(request.as_bytes())).await?;
         within(self.stream.flush()).await?;
         within(self.reply()).await
@@ -242,7 +261,7 @@ impl Client {
         let length = header("content-length: ").map_or(0, |length| length.parse().unwrap());
         let mut body = vec![0; length];
         self.stream.read_exact(&mut body).await?;
-        Ok(Reply { status, body: String::from_utf8(body).unwrap() })
+        Ok(Reply { status, body: String::from_utf8(body).unwrap(), head })
     }
 }
 
@@ -251,6 +270,8 @@ impl Client {
 pub(crate) struct Reply {
     pub(crate) status: u16,
     pub(crate) body: String,
+    /// Status line and headers, in lower case.
+    pub(crate) head: String,
 }
 
 impl Reply {

@@ -3,5 +3,10 @@
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod access;
+#[path = "../../src/store/postgres/cluster.rs"]
+#[expect(dead_code, reason = "other tests need more of it")]
+mod cluster;
 mod harness;
 mod leases;
+mod policies;
+mod replicas;
