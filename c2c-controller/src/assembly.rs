@@ -113,6 +113,7 @@ pub(crate) fn check(config: &Config) -> anyhow::Result<()> {
     }
     if let Some(cloud) = &config.cloud {
         Cloud::new(&cloud.settings)?;
+        cloud.import.iter().try_for_each(|import| import.open().map(drop))?;
     }
     Ok(())
 }

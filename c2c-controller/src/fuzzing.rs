@@ -7,7 +7,7 @@ use crate::auth::{keys, token};
 use crate::cloud::groups::{self, Listed};
 use crate::rest::query::Filter;
 use crate::rest::{Version, wire};
-use crate::{backup, domain};
+use crate::{backup, domain, internal};
 use c2c_proto::agent_api::{NetOutRule, Reply, Request};
 use c2c_proto::egress::{self, MAX_PERMISSIONS, Permission, SecurityRule};
 use c2c_proto::tls::{Files, Identity, Peer, ServerCertificate};
@@ -37,6 +37,21 @@ pub fn rest_query(data: &[u8]) -> bool {
         Filter::Either(_) => true,
         Filter::Sides { source, destination } => source.or(destination).is_some(),
     })
+}
+
+/// A query of the internal API, and after a line's end the body of a request for a tag.
+pub fn internal_requests(data: &[u8]) -> bool {
+    let mut lines = data.splitn(2, |byte| *byte == b'\n');
+    let query = lines.next().and_then(|line| std::str::from_utf8(line).ok()).unwrap_or_default();
+    let tag = internal::wire::WantedTag::parse(lines.next().unwrap_or_default());
+    let apps = internal::query::apps(query);
+    let Ok(listing) = internal::query::Listing::parse(query) else { return false };
+    // Or an agent would ask for the next page for ever, or could not read where that is.
+    assert!(
+        listing.limit != Some(0)
+            && listing.from.is_none_or(|row| i64::try_from(row).is_ok_and(|row| row > 0))
+    );
+    tag.is_some() && (apps.is_some() || !listing.spaces.is_empty() || listing.limit.is_some())
 }
 
 /// An `Authorization` header, and after a line's end the claims, which nobody could reach without UAA's key.
@@ -135,7 +150,7 @@ mod tests {
 
     type Target = fn(&[u8]) -> bool;
 
-    const TARGETS: [(&str, Target); 10] = [
+    const TARGETS: [(&str, Target); 11] = [
         ("access_token", access_token),
         ("agent_socket", agent_socket),
         ("backup", backup),
@@ -143,6 +158,7 @@ mod tests {
         ("cloud_groups", cloud_groups),
         ("egress_rules", egress_rules),
         ("grpc", grpc),
+        ("internal_requests", internal_requests),
         ("rest_policies", rest_policies),
         ("rest_query", rest_query),
         ("token_keys", token_keys),

@@ -3,6 +3,7 @@
 
 use super::{Failure, output};
 use crate::assembly;
+use crate::cloud::ImportSettings;
 use crate::config::{CloudConfig, Config, InternalConfig, RestConfig, StorePlace};
 use std::fmt::Display;
 
@@ -24,7 +25,7 @@ fn rows(config: &Config) -> Vec<Row> {
         row("key", config.files.key.display()),
         row("overlay_network", config.rules.pool.network()),
         row("block_prefix_length", config.rules.pool.block_prefix()),
-        row("lease", output::duration(config.rules.lease_seconds)),
+        row("lease_hours", config.rules.lease_seconds / 3600),
         row("heartbeat_seconds", config.heartbeat_seconds),
         row("vni", config.vni),
         row("udp_port", config.udp_port),
@@ -33,6 +34,7 @@ fn rows(config: &Config) -> Vec<Row> {
     ];
     rows.extend(config.rest.iter().flat_map(rest));
     rows.extend(config.cloud.iter().flat_map(cloud));
+    rows.extend(config.cloud.iter().filter_map(|cloud| cloud.import.as_ref()).flat_map(import));
     rows.extend(config.internal.iter().flat_map(internal));
     rows
 }
@@ -44,14 +46,18 @@ fn store(place: &StorePlace) -> Row {
     }
 }
 
-fn rest(rest: &RestConfig) -> [Row; 6] {
+fn rest(rest: &RestConfig) -> [Row; 9] {
+    let online = rest.uaa.online.as_ref();
     [
         row("rest_listen", rest.listen),
         row("rest_certificate", rest.certificate.display()),
         row("rest_key", rest.key.display()),
+        row("rest_cors_origins", &rest.origins),
         row("uaa_url", &rest.uaa.uaa_url),
         row("uaa_issuer", &rest.uaa.issuer),
         row("uaa_ca", rest.uaa.ca.display()),
+        row("uaa_online_check", online.is_some()),
+        row("uaa_online_check_cache_seconds", online.map_or(0, |online| online.age.as_secs())),
     ]
 }
 
@@ -71,7 +77,17 @@ fn cloud(cloud: &CloudConfig) -> [Row; 6] {
         row("uaa_client", &cloud.settings.client.id),
         row("enable_space_developer_self_service", cloud.self_service),
         row("max_policies_per_app_source", cloud.policies_per_source),
-        row("policy_cleanup", output::duration(cloud.cleanup_every.as_secs())),
+        row("policy_cleanup_minutes", cloud.cleanup_every.as_secs() / 60),
+    ]
+}
+
+fn import(import: &ImportSettings) -> [Row; 5] {
+    [
+        row("cc_internal_url", &import.url),
+        row("cc_internal_ca", import.ca.display()),
+        row("cc_internal_certificate", import.certificate.display()),
+        row("cc_internal_key", import.key.display()),
+        row("security_group_poll_seconds", import.every.as_secs()),
     ]
 }
 

@@ -40,6 +40,27 @@ pub struct ImportSettings {
     pub every: Duration,
 }
 
+impl ImportSettings {
+    /// Connects to nobody yet.
+    ///
+    /// # Errors
+    /// When the URL cannot be one, or a file cannot be used.
+    pub(crate) fn open(&self) -> Result<Https, SetupError> {
+        Https::new(&Server {
+            name: "Cloud Controller's internal API",
+            url: self.url.clone(),
+            url_key: "cc_internal_url",
+            ca: self.ca.clone(),
+            ca_key: "cc_internal_ca",
+            identity: Some(Identity {
+                certificate: self.certificate.clone(),
+                key: self.key.clone(),
+                certificate_key: "cc_internal_certificate",
+            }),
+        })
+    }
+}
+
 /// Why the groups stay as they are.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ImportError {
@@ -88,19 +109,7 @@ impl Importer {
         settings: &ImportSettings,
         ledger: Arc<Ledger>,
     ) -> Result<Self, SetupError> {
-        let internal = Https::new(&Server {
-            name: "Cloud Controller's internal API",
-            url: settings.url.clone(),
-            url_key: "cc_internal_url",
-            ca: settings.ca.clone(),
-            ca_key: "cc_internal_ca",
-            identity: Some(Identity {
-                certificate: settings.certificate.clone(),
-                key: settings.key.clone(),
-                certificate_key: "cc_internal_certificate",
-            }),
-        })?;
-        Ok(Self { cloud, internal, ledger })
+        Ok(Self { cloud, internal: settings.open()?, ledger })
     }
 
     /// Imports until we stop.

@@ -116,3 +116,44 @@ fn a_configuration_is_checked_and_nothing_is_started() {
     assert!(code == 1 && error.contains("cannot read the CA certificate /none"), "{error}");
     assert!(!foundation.data_dir().exists());
 }
+
+#[test]
+fn a_configuration_that_is_checked_is_shown_with_all_its_keys_and_files() {
+    let foundation = Foundation::new();
+    let files = &foundation.controller;
+    let check = |cc_key: &Path| {
+        let mut command = binary();
+        command.args(["serve", "--check-config", "--data-dir"]).arg(foundation.data_dir());
+        command.arg("--ca").arg(&files.ca).arg("--certificate").arg(&files.cert).arg("--key").arg(&files.key);
+        command.args([
+            "--rest-listen",
+            "127.0.0.1:0",
+            "--rest-cors-origins",
+            "https://a.example.org, https://b",
+        ]);
+        command.args(["--uaa-url", "https://uaa", "--uaa-online-check", "true", "--cc-url", "https://cc"]);
+        command.args(["--cc-internal-url", "https://cc:9023", "--cc-internal-key"]).arg(cc_key);
+        let output = command.env("C2C_UAA_CLIENT_SECRET", "secret").output().unwrap();
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+        (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
+    };
+    let (code, out, error) = check(&files.key);
+    assert_eq!((code, error.as_str()), (0, ""));
+    let rows: Vec<Vec<&str>> = out.lines().map(|line| line.split_whitespace().collect()).collect();
+    for row in [
+        ["lease_hours", "168"],
+        ["rest_cors_origins", "https://a.example.org,https://b"],
+        ["uaa_online_check", "true"],
+        ["uaa_online_check_cache_seconds", "0"],
+        ["policy_cleanup_minutes", "60"],
+        ["cc_internal_url", "https://cc:9023"],
+        ["cc_internal_certificate", files.cert.to_str().unwrap()],
+        ["security_group_poll_seconds", "60"],
+    ] {
+        assert!(rows.iter().any(|found| *found == row), "{row:?} is not in:\n{out}");
+    }
+    assert!(!out.contains("secret"), "{out}");
+    let (code, out, error) = check(&foundation.operator.key);
+    assert_eq!((code, out.as_str(), error.lines().count()), (1, "", 1), "{error}");
+    assert!(error.contains("cc_internal_certificate: "), "{error}");
+}
