@@ -1,6 +1,7 @@
 //! Everything of the policy API that cf does not show: who gets in, versions, filters, tags, headers, limits, TLS.
 
 use crate::harness::{Api, issue, within};
+use c2c_controller::domain::{AppId, Parts, Tag, TagHeld};
 use c2c_proto::tls::Role;
 use nix::sys::signal::Signal;
 use rustls::version::{TLS12, TLS13};
@@ -123,6 +124,16 @@ async fn lists_are_filtered_by_id_or_by_either_side() {
         assert_eq!(shown, ports, "{query}");
     }
     let tags = r#"{"tags":[{"id":"a","tag":"0001","type":"app"},{"id":"b","tag":"0002","type":"app"},{"id":"c","tag":"0003","type":"app"}]}"#;
+    assert_eq!(api.admin("GET", &format!("{V1}/tags"), "").await.is(), (200, tags));
+}
+
+#[tokio::test]
+async fn a_routers_tag_is_shown_as_that() {
+    let router = TagHeld { tag: Tag::new(300).unwrap(), app: AppId::parse("id", "INGRESS_ROUTER").unwrap() };
+    let api = Api::restored(&Parts { held: vec![router], ..Parts::default() }).await;
+    let created = api.admin("POST", &format!("{V1}/policies"), &body(&[policy("a", "a", 1)])).await;
+    assert_eq!(created.is(), (200, "{}"));
+    let tags = r#"{"tags":[{"id":"a","tag":"0001","type":"app"},{"id":"INGRESS_ROUTER","tag":"012C","type":"router"}]}"#;
     assert_eq!(api.admin("GET", &format!("{V1}/tags"), "").await.is(), (200, tags));
 }
 

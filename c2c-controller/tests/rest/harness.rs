@@ -2,7 +2,10 @@
 
 use crate::cc::{CloudController, World};
 use crate::uaa::{SECRET, Uaa};
+use c2c_controller::backup::{self, Header};
+use c2c_controller::domain::{Parts, Timestamp};
 use c2c_controller::pki::{self, Issued, Request};
+use c2c_controller::store::StoreId;
 use c2c_proto::tls::{self, Files, Identity, Role};
 use c2c_proto::v1::ListAccessRequest;
 use c2c_proto::v1::operator_client::OperatorClient;
@@ -59,6 +62,20 @@ impl Api {
             let flags =
                 ["--security-group-poll-seconds", "1", "--cc-internal-url", &cc.url, "--cc-url", &cc.url];
             command.args(flags).env("C2C_UAA_CLIENT_SECRET", SECRET);
+        })
+        .await
+    }
+
+    /// Over a store that was restored from a backup of this.
+    pub(crate) async fn restored(parts: &Parts) -> Self {
+        Self::start_with(|command, _| {
+            let mut file = tempfile::NamedTempFile::new().unwrap();
+            let header = Header::new(&StoreId::from("0123"), Timestamp(0), parts);
+            backup::write(&mut file, &header, parts).unwrap();
+            let mut restore = Command::new(command.get_program());
+            restore.arg("restore").arg(file.path());
+            restore.args(command.get_args().skip_while(|flag| *flag != "--data-dir").take(2));
+            assert!(restore.output().unwrap().status.success());
         })
         .await
     }
