@@ -3,7 +3,7 @@
 
 use super::{
     AppId, Binding, CellName, Change, GroupName, GroupRules, Lease, LeaseSize, Now, Policy, Pool,
-    SecurityGroup, State, TagFreed, TagHeld, TaggedPolicy,
+    SecurityGroup, Stamp, State, TagFreed, TagHeld, TaggedPolicy,
 };
 use super::{import, silk};
 use ipnet::Ipv4Net;
@@ -71,6 +71,8 @@ pub enum Command {
     RemoveAll(Vec<Policy>),
     /// A router wants a tag, to keep, whether or not policies name it.
     HoldTag(AppId),
+    /// Somebody polls for changes of policies: there shall be a time of the last one, though none is known.
+    Stamp,
     /// A security group shall have these rules.
     SetGroup {
         /// Which; made when there is none, and then bound to nothing.
@@ -220,6 +222,7 @@ pub fn decide(state: &State, rules: &Rules, now: Now<'_>, command: &Command) -> 
         }
         Command::RemoveAll(policies) => Ok(remove(state, now, policies)),
         Command::HoldTag(router) => hold_tag(state, now, router),
+        Command::Stamp => Ok(first_stamp(state, now).into_iter().collect()),
         Command::SetGroup { name, rules } => Ok(set_group(state, name, rules)),
         Command::Bind(binding) => bind(state, binding),
         Command::Unbind(binding) => unbind(state, binding),
@@ -398,6 +401,11 @@ fn hold_tag(state: &State, now: Now<'_>, router: &AppId) -> Result<Vec<Change>, 
     }
     let tag = state.tags.assignment(now).of(router).ok_or(Refusal::TagsExhausted)?;
     Ok(vec![Change::TagHeld(TagHeld { tag, app: router.clone() })])
+}
+
+fn first_stamp(state: &State, now: Now<'_>) -> Option<Change> {
+    let never = Stamp::default();
+    (state.stamp() == never).then(|| Change::Stamped(never.next(now.moment)))
 }
 
 fn set_group(state: &State, name: &GroupName, rules: &GroupRules) -> Vec<Change> {

@@ -4,7 +4,7 @@
 
 use super::{Change, Moment, State};
 
-/// When policies last changed, in nanoseconds since the epoch; 0 as long as they never did.
+/// When policies last changed, in nanoseconds since the epoch; 0 as long as they never did and nobody asked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Stamp(pub u64);
 

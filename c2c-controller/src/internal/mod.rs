@@ -12,7 +12,7 @@ pub(crate) mod wire;
 
 use crate::api::now;
 use crate::domain::{AppId, Command, Stamp};
-use crate::ledger::Ledger;
+use crate::ledger::{Ledger, LedgerError};
 use crate::{silk, web};
 use axum::body::Body;
 use axum::extract::{RawQuery, State};
@@ -61,8 +61,18 @@ async fn policies(State(ledger): State<Arc<Ledger>>, RawQuery(query): RawQuery) 
 
 /// A bare number: who polls takes the policies when it is greater than the last one.
 async fn last_updated(State(ledger): State<Arc<Ledger>>) -> Result<Response, Failure> {
-    let Stamp(nanoseconds) = read(ledger, Ledger::stamp).await?;
+    let changed = web::blocking(move || changed(&ledger)).await.map_err(|error| Failure::read(&error))?;
+    let Stamp(nanoseconds) = changed.map_err(|error| Failure::read(&error))?;
     Ok(web::json(&nanoseconds))
+}
+
+/// Who polls may have polled another server before: so it is never less than the time of the first question.
+fn changed(ledger: &Ledger) -> Result<Stamp, LedgerError> {
+    ledger.refresh(now())?;
+    if ledger.stamp() == Stamp::default() {
+        ledger.execute(&Command::Stamp, now())?;
+    }
+    Ok(ledger.stamp())
 }
 
 /// The groups that are bound to one of the spaces or to all, each with all its bindings.

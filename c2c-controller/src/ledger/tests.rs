@@ -69,17 +69,20 @@ fn when_policies_changed_only_grows_and_is_stored() {
     let ledger = Ledger::open(Box::new(Arc::clone(&store)), rules()).unwrap();
     assert_eq!(ledger.stamp(), Stamp(0), "they never did");
     let at = |seconds| Moment { wall: Timestamp(seconds), up: Uptime(0) };
-    let router = Command::HoldTag(AppId::parse("id", "router").unwrap());
+    let router = || Command::HoldTag(AppId::parse("id", "router").unwrap());
     let set = Command::SetGroup {
         name: GroupName::parse("name", "web").unwrap(),
         rules: crate::domain::GroupRules::none(),
     };
     const SECOND: u64 = 1_000_000_000;
     let steps = [
+        (router(), 7, Stamp(0)),
+        (Command::Stamp, 8, Stamp(8 * SECOND)),
         (allow(1), 9, Stamp(9 * SECOND)),
         (allow(1), 10, Stamp(9 * SECOND)),
         (allow(2), 9, Stamp(9 * SECOND + 1)),
-        (router, 10, Stamp(9 * SECOND + 1)),
+        (router(), 10, Stamp(9 * SECOND + 1)),
+        (Command::Stamp, 10, Stamp(9 * SECOND + 1)),
         (set, 10, Stamp(9 * SECOND + 1)),
         // The clock was set back.
         (allow(3), 2, Stamp(9 * SECOND + 2)),

@@ -16,7 +16,8 @@ fn what_one_took_the_other_tells_at_once() {
 }
 
 async fn take_turns(replicas: &[Api; 2]) {
-    let mut last = 0;
+    let mut last = replicas[0].last_updated().await;
+    assert_eq!(replicas[1].last_updated().await, last);
     for turn in 0..10 {
         let [takes, tells] = if turn % 2 == 0 { [0, 1] } else { [1, 0] }.map(|at| &replicas[at]);
         takes.access("a", &format!("b-{turn}"), true).await;
