@@ -18,5 +18,6 @@ pub mod host;
 pub mod lease;
 pub mod metrics;
 pub mod policy;
+pub mod self_test;
 pub mod status;
 pub mod stop;

@@ -62,6 +62,8 @@ pub enum Outcome {
     ToSlowPath = 3,
     /// Sent to the outside, with the cell's address or, where nothing is masqueraded, with its own.
     ToOutside = 4,
+    /// A packet of another cell's offload self-test, given to this cell's agent.
+    SelfTest = 5,
     /// A refusal (RST or ICMP) sent in answer to a packet that was dropped. The drop itself is counted apart.
     RefusalSent = 8,
     /// A refusal kept back by the rate limit.
@@ -135,12 +137,13 @@ pub const fn index(hook: Hook, outcome: Outcome) -> u32 {
 
 impl Outcome {
     /// All outcomes, in the order of their numbers.
-    pub const ALL: [Self; 33] = [
+    pub const ALL: [Self; 34] = [
         Self::ToEndpoint,
         Self::ToCell,
         Self::ToHost,
         Self::ToSlowPath,
         Self::ToOutside,
+        Self::SelfTest,
         Self::RefusalSent,
         Self::RefusalLimited,
         Self::FlowNotStored,
@@ -187,7 +190,7 @@ impl Outcome {
     /// Whether the packet reached somewhere.
     #[must_use]
     pub const fn is_delivery(self) -> bool {
-        self as u8 <= Self::ToOutside as u8
+        self as u8 <= Self::SelfTest as u8
     }
 
     /// Whether the sender hears of the drop (RST or ICMP): it meant well and would otherwise wait for a timeout.
@@ -219,6 +222,7 @@ impl Outcome {
             Self::ToHost => "to_host",
             Self::ToSlowPath => "to_slow_path",
             Self::ToOutside => "to_outside",
+            Self::SelfTest => "self_test",
             Self::RefusalSent => "refusal_sent",
             Self::RefusalLimited => "refusal_limited",
             Self::FlowNotStored => "flow_not_stored",

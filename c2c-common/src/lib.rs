@@ -17,5 +17,6 @@ pub mod options;
 pub mod outside;
 pub mod ports;
 pub mod refusal;
+pub mod self_test;
 pub mod track;
 pub mod wire;

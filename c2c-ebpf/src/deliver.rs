@@ -58,7 +58,7 @@ pub fn to_cell(ctx: &TcContext, config: &Config, lease: &Lease, h: &Headers, tag
 /// Out of the underlay device. A neighbour is its own next hop, which saves the kernel's look-up of the route (a tenth of
 /// what the tunnel costs, measured); for all others that look-up is right whatever becomes of the routes.
 #[inline(always)]
-fn to_host(config: &Config, host: Addr) -> i32 {
+pub fn to_host(config: &Config, host: Addr) -> i32 {
     if config.is_neighbour(host) {
         skb::redirect_to_neighbour(config.underlay_ifindex, host)
     } else {

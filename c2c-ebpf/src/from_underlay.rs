@@ -9,11 +9,12 @@ use c2c_common::wire::{self, ETH_LEN, Ecn, OUTER_LEN, Vxlan};
 
 use crate::flows::{self, Ends, Passed};
 use crate::headers::{Headers, is_tunnel};
+use crate::kernel::action::DROP;
 use crate::kernel::packet::Frame;
 use crate::kernel::skb::Refused;
 use crate::kernel::{maps, skb};
 use crate::refuse::REFUSED_MARK;
-use crate::{Verdict, deliver, from_outside};
+use crate::{Verdict, deliver, from_outside, self_test};
 
 const HOOK: Hook = Hook::FromUnderlay;
 /// Offset of the outer type of service.
@@ -40,6 +41,9 @@ pub fn run(ctx: &TcContext, h: &mut Headers) -> Verdict {
     if skb::ifindex(ctx) == config.vxlan_ifindex && skb::mark(ctx) == REFUSED_MARK {
         return h.read(ctx, ETH_LEN).map_or_else(Verdict::Drop, |()| Verdict::Answer);
     }
+    if self_test::is_at_its_end(ctx, config) {
+        return Verdict::Deliver(Outcome::SelfTest, DROP);
+    }
     let by_device = skb::ifindex(ctx) == config.vxlan_ifindex;
     if by_device || is_tunnel(ctx, config.underlay_addr, config.udp_port).unwrap_or(false) {
         from_tunnel(ctx, config, h)
@@ -58,6 +62,7 @@ fn from_tunnel(ctx: &TcContext, config: &Config, h: &mut Headers) -> Verdict {
     };
     match admit(ctx, config, h, &outer) {
         Ok(endpoint) => into_container(ctx, h, &outer, endpoint),
+        Err(Outcome::SelfTest) => self_test::arrived(ctx, config, outer.source),
         Err(outcome) if outer.in_place => Verdict::refuse_if_audible(outcome),
         Err(outcome) => Verdict::Drop(outcome),
     }
@@ -98,7 +103,7 @@ fn admit(
 ) -> Result<&'static Endpoint, Outcome> {
     match outer.vxlan.vni {
         None => return Err(Outcome::Malformed),
-        Some(vni) if vni != config.vni => return Err(Outcome::WrongVni),
+        Some(vni) if vni != config.vni => return Err(other_network(vni, config, outer)),
         Some(_) => {}
     }
     if outer.in_place {
@@ -106,7 +111,7 @@ fn admit(
     } else {
         h.read(ctx, ETH_LEN)?
     }
-    bind(config, h, outer.source)?;
+    bind(config, h.source, outer.source)?;
     let endpoint = maps::endpoint(h.destination).ok_or(Outcome::UnknownDestination)?;
     decide(ctx, h, outer.vxlan.tag, endpoint.tag)?;
     match wire::ecn_after_tunnel(outer.tos, h.tos) {
@@ -115,11 +120,18 @@ fn admit(
     }
 }
 
+/// What a packet of another network than the overlay's is.
+#[inline(always)]
+fn other_network(vni: u32, config: &Config, outer: &Outer) -> Outcome {
+    let is_self_test = outer.in_place && vni == c2c_common::self_test::vni(config.vni);
+    if is_self_test { Outcome::SelfTest } else { Outcome::WrongVni }
+}
+
 /// The inner source must lie in the lease of the cell that sent it. Silk has no such check: there, any host that can
 /// send to the tunnel's port can speak for any container.
 #[inline(always)]
-fn bind(config: &Config, h: &Headers, outer_source: Addr) -> Result<(), Outcome> {
-    match maps::lease(config, h.source) {
+pub fn bind(config: &Config, inner_source: Addr, outer_source: Addr) -> Result<(), Outcome> {
+    match maps::lease(config, inner_source) {
         Some(lease) if lease.underlay_addr == outer_source => Ok(()),
         _ if maps::is_cell(outer_source) => Err(Outcome::ForeignLease),
         _ => Err(Outcome::UnknownCell),

@@ -20,6 +20,7 @@ mod kernel;
 mod masquerade;
 mod outside;
 mod refuse;
+mod self_test;
 mod to_container;
 mod to_outside;
 mod to_this_cell;
@@ -118,6 +119,13 @@ pub fn to_container(ctx: TcContext) -> i32 {
         Verdict::Drop(outcome) | Verdict::Refuse(outcome) => account.drop(&ctx, outcome, &headers),
         Verdict::Answer => NEXT,
     }
+}
+
+/// TC ingress of the agent's own device while it tests what the underlay device does to tunnelled packets.
+#[classifier]
+pub fn self_test(ctx: TcContext) -> i32 {
+    let mut headers = zeroed::<Headers>();
+    self_test::run(&ctx, &mut headers).unwrap_or(kernel::action::DROP)
 }
 
 /// XDP of the underlay device: a cheap shield before an skb exists.

@@ -25,8 +25,10 @@ use super::{Cache, Error, Settings, trace};
 /// The programs that this agent was built with: the bytes that ship, and that the tests load.
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/c2c.o"));
 
-const PROGRAMS: [&str; 3] = ["from_container", "from_underlay", "to_container"];
+const PROGRAMS: [&str; 4] = ["from_container", "from_underlay", "to_container", SELF_TEST];
 const SHIELD: &str = "xdp_underlay";
+/// What the agent's own packets of the offload self-test pass.
+pub(super) const SELF_TEST: &str = "self_test";
 /// Every map that is pinned, with the sizes of its key and value in bytes.
 const MAPS: [(&str, usize, usize); 21] = [
     (layout::CONFIG, 4, size_of::<layout::Config>()),

@@ -15,6 +15,7 @@ mod machine;
 mod model;
 mod outside;
 mod packets;
+mod self_test;
 mod successor;
 mod to_container;
 mod xdp_underlay;

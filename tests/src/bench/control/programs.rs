@@ -31,7 +31,7 @@ const SMALL_BYTES: usize = 64;
 /// Enough for every neighbour to be known.
 const BRIEFLY: Duration = Duration::from_millis(50);
 /// Every program that an agent loads.
-const PROGRAMS: [&str; 4] = ["from_container", "from_underlay", "to_container", "xdp_underlay"];
+const PROGRAMS: [&str; 5] = ["from_container", "from_underlay", "to_container", "xdp_underlay", "self_test"];
 
 pub(super) fn measure(_: &Effort, progress: &dyn Fn(&str)) -> Result<Vec<Row>> {
     let cells = Cells::build(&Setting::SMALL, progress)?;
