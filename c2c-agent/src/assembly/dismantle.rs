@@ -2,6 +2,7 @@
 
 use super::open::{Cell, Kept, Lock, OpenError, VXLAN_DEVICE, open};
 use crate::config::Config;
+use crate::self_test::{self, fallback};
 use crate::{endpoint, host};
 use anyhow::{Context, anyhow, bail};
 use std::fs;
@@ -53,6 +54,8 @@ fn remove(cell: Cell) -> anyhow::Result<()> {
     for device in cell.fabric.uninstall().context("cannot remove all programs and maps")? {
         host::remove_clsact(&device).with_context(|| format!("cannot remove the qdisc made on {device}"))?;
     }
+    self_test::remove_left_over().context("cannot remove the devices of a self-test")?;
+    fallback::put_back(&cell.saved).context("cannot switch offloads on again")?;
     host::remove_vxlan_device(VXLAN_DEVICE).context("cannot remove the VXLAN device")?;
     cell.saved.forget_all()?;
     Ok(())

@@ -19,6 +19,7 @@ use crate::config::{Config, ConfigError, Network};
 use crate::control_stream::{self, Stream};
 use crate::fabric::report_chain;
 use crate::lease::{Keeper, Tenure};
+use crate::self_test::SelfTest;
 use crate::status::{Observer, Passes};
 use anyhow::Context;
 use c2c_proto::pages;
@@ -114,6 +115,12 @@ fn start(
     let (stream_view, stream_seen) = watch::channel(control_stream::View::default());
     let (passes, passes_seen) = watch::channel(Passes::default());
     let (lease, lease_seen) = watch::channel(cell.tenure.clone());
+    let (self_test, self_test_seen) = SelfTest::new(
+        (config.offload_self_test, &config.datapath.underlay),
+        Arc::clone(&cell.fabric),
+        cell.saved.clone(),
+        lease_seen.clone(),
+    );
     let observer = Observer {
         cell: config.cell.clone(),
         underlay: cell.facts.underlay,
@@ -123,6 +130,7 @@ fn start(
         manager: Arc::clone(&cell.manager),
         stream: stream_seen,
         passes: passes_seen.clone(),
+        self_test: self_test_seen,
         flow_log_lost,
     };
     let stream = Stream {
@@ -137,7 +145,8 @@ fn start(
     let tasks = spawn(
         config,
         &cell,
-        (observer, stream, doors, identity.clone()),
+        (observer, stream, self_test),
+        (doors, identity.clone()),
         Channels { passes, passes_seen, lease_seen },
     );
     (tasks, Agent { cell, identity, config: config.clone() })
@@ -154,7 +163,8 @@ struct Channels {
 fn spawn(
     config: &Config,
     cell: &Cell,
-    (observer, stream, doors, identity): (Observer, Stream, Doors, Identity),
+    (observer, stream, self_test): (Observer, Stream, SelfTest),
+    (doors, identity): (Doors, Identity),
     channels: Channels,
 ) -> Tasks {
     let mut tasks = Tasks::default();
@@ -165,6 +175,10 @@ fn spawn(
     });
     tasks.add("control_stream", |stop| async move {
         stream.run(stop).await;
+        Ok(())
+    });
+    tasks.add("self_test", |stop| async move {
+        self_test.run(stop).await;
         Ok(())
     });
     let reconciler = Reconciler::new(config, cell, channels.passes, channels.lease_seen.clone());

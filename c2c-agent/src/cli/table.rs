@@ -33,6 +33,7 @@ fn lines(page: &StatusPage) -> Vec<(&'static str, String)> {
         ("endpoints", page.endpoints.to_string()),
         ("other cells", page.policy.peers.to_string()),
         ("datapath", datapath(page)),
+        ("offload", offload(page)),
         ("reconcile", reconcile(page)),
         ("agent", format!("{}, up for {}", page.version, span(page.uptime_seconds))),
     ]
@@ -69,6 +70,20 @@ fn datapath(page: &StatusPage) -> String {
     let full = page.datapath.maps.iter().max_by_key(|map| permille(map));
     let full = full.map(|map| format!(", fullest map {} {}/{}", map.name, map.entries, map.capacity));
     format!("{origin}{}", full.unwrap_or_default())
+}
+
+fn offload(page: &StatusPage) -> String {
+    let offload = &page.offload;
+    let mut text = match (offload.verdict.as_str(), offload.self_test.as_str()) {
+        ("unknown", "off") => "not tested".to_owned(),
+        ("unknown", _) => "not known yet: no other cell has answered".to_owned(),
+        ("sound", _) => format!("tunnelled packets leave {} whole", offload.device),
+        (verdict, _) => verdict.replace('_', " "),
+    };
+    if let Some(undo) = &offload.undo {
+        text += &format!(", {} switched off (undo: {undo})", offload.switched_off.join(" and "));
+    }
+    offload.failure.as_ref().map_or(text.clone(), |failure| format!("{text}; {failure}"))
 }
 
 fn reconcile(page: &StatusPage) -> String {

@@ -56,6 +56,9 @@ pub struct Layer {
     /// What the programs tell of each packet: off, drops or packets [default: off]
     #[arg(long, env = "C2C_TRACE", value_name = "LEVEL")]
     pub trace: Option<String>,
+    /// Whether what the underlay device does to tunnelled packets is tested: fix, report or off [default: fix]
+    #[arg(long, env = "C2C_OFFLOAD_SELF_TEST", value_name = "MODE")]
+    pub offload_self_test: Option<String>,
     /// Hours without the controller after which new containers are refused [default: 168]
     #[arg(long, env = "C2C_PARTITION_TOLERANCE_HOURS", value_name = "HOURS")]
     pub partition_tolerance_hours: Option<u64>,
@@ -158,6 +161,7 @@ impl Layer {
             attach: self.attach.or(below.attach),
             shield: self.shield.or(below.shield),
             trace: self.trace.or(below.trace),
+            offload_self_test: self.offload_self_test.or(below.offload_self_test),
             partition_tolerance_hours: self.partition_tolerance_hours.or(below.partition_tolerance_hours),
             log: self.log.or(below.log),
             mapped_ports: self.mapped_ports.or(below.mapped_ports),

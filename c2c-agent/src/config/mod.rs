@@ -14,6 +14,7 @@ pub use network::{DenyNetworks, Dns, HostAccess, Network, Outbound, Rate, Static
 pub use ports::{HostPorts, PortConflict, host_ports, port_conflict};
 
 use crate::datapath::{Attach, Settings, Shield, Trace};
+use crate::self_test::Mode;
 use c2c_proto::tls::Files;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -51,6 +52,8 @@ pub struct Config {
     pub flow_log: Option<PathBuf>,
     /// Where the containers are listed for others; nowhere when not set.
     pub container_metadata_file: Option<PathBuf>,
+    /// What the self-test of the underlay device's offloads may do.
+    pub offload_self_test: Mode,
     /// The datapath's part, with the underlay interface.
     pub datapath: Settings,
 }
@@ -100,6 +103,7 @@ impl Config {
             log: layer.log.unwrap_or_else(|| "info".to_owned()),
             flow_log: layer.flow_log,
             container_metadata_file: layer.container_metadata_file,
+            offload_self_test: self_test(layer.offload_self_test.as_deref())?,
             datapath: Settings {
                 pin_dir: layer.pin_dir.unwrap_or_else(|| "/sys/fs/bpf/c2c".into()),
                 underlay: required("underlay_interface", layer.underlay_interface)?,
@@ -149,6 +153,15 @@ fn shield(text: Option<&str>) -> Result<Shield, ConfigError> {
         "native" => Ok(Shield::Native),
         "generic" => Ok(Shield::Generic),
         other => Err(ConfigError::value("shield", other, "off, native or generic")),
+    }
+}
+
+fn self_test(text: Option<&str>) -> Result<Mode, ConfigError> {
+    match text.unwrap_or(Mode::Fix.as_str()) {
+        "fix" => Ok(Mode::Fix),
+        "report" => Ok(Mode::Report),
+        "off" => Ok(Mode::Off),
+        other => Err(ConfigError::value("offload_self_test", other, "fix, report or off")),
     }
 }
 
@@ -261,6 +274,7 @@ mod tests {
             ("attach", with("attach = \"xdp\"")),
             ("shield", with("shield = \"on\"")),
             ("trace", with("trace = \"all\"")),
+            ("offload_self_test", with("offload_self_test = \"on\"")),
             ("metrics_address", with("metrics_address = \"nowhere\"")),
             ("underlay_address", with("underlay_address = \"::1\"")),
             ("controller", FULL.replace("https://", "http://")),

@@ -126,13 +126,7 @@ impl Links {
             // On a device of others, one whose mark is lost is known by its program's name. None is the usual case.
             let _ = qdisc_detach_program(&name, place.hook, place.program);
         }
-        let handle = TcHandle::new(0, HANDLE);
-        let options = NlOptions { priority: PRIORITY, handle, classid: None };
-        let id = program
-            .attach_with_options(&name, place.hook, TcAttachOptions::Netlink(options))
-            .map_err(failed)?;
-        // Dropping the link would take the filter off.
-        mem::forget(program.take_link(id).map_err(failed)?);
+        add_clsact(program, &name, place.hook).map_err(failed)?;
         self.mark(place.pin, &name, made)
     }
 
@@ -280,6 +274,24 @@ impl Links {
     fn path(&self, pin: &str) -> PathBuf {
         self.directory.join(pin)
     }
+}
+
+/// Attaches `self_test` to a device that has nothing else, and whose end is the filter's.
+pub(super) fn attach_self_test(programs: &mut Ebpf, ifindex: u32) -> Result<(), Error> {
+    let (program, name) = (load::classifier(programs, load::SELF_TEST)?, device(ifindex)?);
+    // As in `attach_clsact`.
+    let _ = qdisc_add_clsact(&name);
+    let failed = |source| Error::program(load::SELF_TEST, &name, source);
+    add_clsact(program, &name, TcAttachType::Ingress).map_err(failed)
+}
+
+/// Adds our filter to a device, and leaves it there.
+fn add_clsact(program: &mut SchedClassifier, device: &str, hook: TcAttachType) -> Result<(), ProgramError> {
+    let options = NlOptions { priority: PRIORITY, handle: TcHandle::new(0, HANDLE), classid: None };
+    let id = program.attach_with_options(device, hook, TcAttachOptions::Netlink(options))?;
+    // Dropping the link would take the filter off.
+    mem::forget(program.take_link(id)?);
+    Ok(())
 }
 
 /// Puts the program under our filter, atomically.

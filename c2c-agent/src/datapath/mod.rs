@@ -251,6 +251,14 @@ impl Datapath {
         both
     }
 
+    /// Attaches `self_test` to a device of the agent's own, with which it goes.
+    ///
+    /// # Errors
+    /// When the device is gone or the kernel refuses.
+    pub fn attach_self_test(&mut self, ifindex: u32) -> Result<(), Error> {
+        links::attach_self_test(&mut self.programs, ifindex)
+    }
+
     fn attach(&mut self, program: &str, pin: &str, ifindex: u32, hook: TcAttachType) -> Result<(), Error> {
         self.links.attach(&mut self.programs, &links::Place { program, pin, ifindex, hook })
     }

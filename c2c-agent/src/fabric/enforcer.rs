@@ -10,7 +10,7 @@ mod pass;
 use super::kernel::Kernel;
 use super::outside::Outside;
 use super::report::chain;
-use super::view::{Applied, EgressView, View};
+use super::view::{Applied, EgressView, Tunnels, View};
 use super::{CellLease, FabricError};
 use crate::config::Network;
 use crate::datapath::{self, Change};
@@ -485,6 +485,21 @@ impl<K: Kernel> Enforcer<K> {
             mapped_ports: compile::mappings(&self.placed).len(),
             max_connections: self.outside.network().outbound.max_connections,
         }
+    }
+
+    pub(super) fn tunnels(&self) -> Option<Tunnels> {
+        let grant = self.lease.as_ref()?;
+        let others = compile::others(self.mirror.world(), grant);
+        let others = others.filter(|lease| lease.block.prefix_len() == grant.block_prefix);
+        Some(Tunnels {
+            own: grant.lease.block.network(),
+            underlay: self.cell.underlay,
+            vxlan_ifindex: self.cell.vxlan_ifindex,
+            mtu: self.cell.mtu,
+            vni: grant.vni,
+            udp_port: grant.udp_port,
+            others: others.map(|lease| (lease.block.network(), lease.underlay)).collect(),
+        })
     }
 
     pub(super) fn egress(&self) -> Vec<EgressView> {

@@ -15,7 +15,7 @@ mod view;
 
 pub use kernel::Kernel;
 pub use report::{Report, chain as report_chain};
-pub use view::{Applied, EgressView, View};
+pub use view::{Applied, EgressView, Tunnels, View};
 
 use crate::config::Network;
 use crate::datapath::{self, CounterRow, Datapath, FlowRow, MapUse, Swept, Trace, TranslationRow};
@@ -270,6 +270,11 @@ impl<K: Kernel> Fabric<K> {
         self.lock().udp_port()
     }
 
+    /// How this cell and the others reach each other; nothing without a lease.
+    pub fn tunnels(&self) -> Option<Tunnels> {
+        self.lock().tunnels()
+    }
+
     /// What can be told about the fabric.
     pub fn view(&self) -> View {
         self.lock().view()
@@ -309,6 +314,14 @@ impl Fabric {
     /// When the programs cannot be replaced; the old ones stay attached.
     pub fn set_trace(&self, trace: Trace) -> Result<(), datapath::Error> {
         self.lock().datapath().set_trace(trace)
+    }
+
+    /// Attaches the offload self-test's program to a device of the agent's own, with which it goes.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn attach_self_test(&self, ifindex: u32) -> Result<(), datapath::Error> {
+        self.lock().datapath().attach_self_test(ifindex)
     }
 
     /// Removes flows with the outside that are over; to be done every few seconds. The lock is free while they are looked

@@ -51,6 +51,25 @@ pub struct View {
     pub max_connections: u32,
 }
 
+/// How this cell and the others reach each other.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tunnels {
+    /// First address of this cell's block.
+    pub own: Ipv4Addr,
+    /// This cell's address on the underlay.
+    pub underlay: Ipv4Addr,
+    /// Index of the kernel's VXLAN device.
+    pub vxlan_ifindex: u32,
+    /// Largest packet in the overlay, in bytes.
+    pub mtu: u32,
+    /// VXLAN network identifier.
+    pub vni: u32,
+    /// VXLAN UDP port.
+    pub udp_port: u16,
+    /// Addresses on the underlay of the cells that hold a whole block, by its first address.
+    pub others: BTreeMap<Ipv4Addr, Ipv4Addr>,
+}
+
 /// What a container may reach outside, and why.
 #[derive(Clone, Debug)]
 pub struct EgressView {

@@ -1,5 +1,5 @@
 //! The kernel's network as the agent sees and changes it: namespaces, interfaces, addresses, neighbours, routes,
-//! limits and sysctls. The only room that speaks netlink or enters a namespace.
+//! limits and sysctls. The only room that speaks netlink, opens packet and raw sockets or enters a namespace.
 //!
 //! Everything here is blocking and acts in the namespace of the calling thread; [`Netns::run`] gives a job a thread
 //! inside another one. Nothing here knows what an app, a lease or a record is, and nothing decides what to delete:
@@ -7,11 +7,15 @@
 
 mod addresses;
 mod end;
+mod features;
 mod limit;
 mod link;
 mod netlink;
 mod netns;
+mod own_pair;
+mod packet;
 mod qdisc;
+mod raw;
 mod route;
 mod sysctl;
 #[cfg(test)]
@@ -22,10 +26,14 @@ mod vxlan;
 
 pub use addresses::addresses;
 pub use end::{Drift, End, Observed};
+pub use features::{active_features, switch_features};
 pub use limit::{Limit, check_limit};
 pub use link::{Link, find_link, links, remove_link};
 pub use netns::{Netns, NetnsId};
+pub use own_pair::OwnPair;
+pub use packet::PacketSocket;
 pub use qdisc::remove_clsact;
+pub use raw::RawSocket;
 pub use underlay::{Underlay, underlay};
 pub use veth::{Pair, create_pair};
 pub use vxlan::{ensure_vxlan_device, remove_vxlan_device};

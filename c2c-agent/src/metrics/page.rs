@@ -3,6 +3,7 @@
 
 use crate::control_stream::StreamState;
 use crate::datapath::{self, CounterRow, MapUse};
+use crate::self_test::VERDICTS;
 use crate::status::{Facts, Observer};
 use c2c_common::layout;
 use c2c_proto::pages::{self, by_state, counter, current, gauge, number};
@@ -57,6 +58,7 @@ fn write(facts: &Facts, counters: &[CounterRow], maps: &[MapUse]) -> Result<Stri
     lease(&mut registry, facts);
     stream(&mut registry, facts);
     cell(&mut registry, facts);
+    offload(&mut registry, facts);
     passes(&mut registry, facts);
     pages::text(&registry)
 }
@@ -182,6 +184,13 @@ fn cell(registry: &mut Registry, facts: &Facts) {
     pages::build(registry, "The agent's version", env!("CARGO_PKG_VERSION"));
 }
 
+fn offload(registry: &mut Registry, facts: &Facts) {
+    let state = current(VERDICTS, facts.self_test.verdict());
+    by_state(registry, "offload_verdict", "What the self-test found the underlay device does", state);
+    let off = facts.self_test.off.len() as u64;
+    gauge(registry, "offloads_switched_off", "Features of the underlay device that c2c switched off", off);
+}
+
 fn passes(registry: &mut Registry, facts: &Facts) {
     let passes = &facts.passes;
     counter(registry, "reconcile_passes", "Passes over the kernel's state", passes.count);
@@ -240,6 +249,8 @@ mod tests {
             "c2c_agent_flow_log_lost_total 0",
             "c2c_agent_connections_fullest 0",
             "c2c_agent_connections_ceiling 0",
+            r#"c2c_agent_offload_verdict{state="unknown"} 1"#,
+            "c2c_agent_offloads_switched_off 0",
         ] {
             assert!(page.lines().any(|found| found == line), "{line} is not in:\n{page}");
         }

@@ -207,9 +207,12 @@ fn config(grant: &Grant, cell: &Cell, network: &Network) -> layout::Config {
 /// Every other cell's lease that a packet can be sent to. A cell's own is never in it, under no name: or a forged outer
 /// source of the cell's own address would pass the binding check.
 fn leases(world: &World, grant: &Grant) -> BTreeMap<LeaseKey, layout::Lease> {
-    let others =
-        world.leases.values().filter(|lease| !is_own(lease, &grant.lease) && is_routable(lease.block, grant));
-    others.map(lease_row).collect()
+    others(world, grant).map(lease_row).collect()
+}
+
+/// The other cells' leases, as far as they can be right.
+pub fn others<'a>(world: &'a World, grant: &'a Grant) -> impl Iterator<Item = &'a Lease> {
+    world.leases.values().filter(|lease| !is_own(lease, &grant.lease) && is_routable(lease.block, grant))
 }
 
 fn is_own(lease: &Lease, own: &Lease) -> bool {

@@ -1,5 +1,5 @@
-//! What the agent remembers over a restart: its lease, and the world it last saw. Two files, because the lease is
-//! written with every heartbeat and the world can be megabytes.
+//! What the agent remembers over a restart: its lease, the world it last saw, and the offloads it switched off. Files of
+//! their own, because the lease is written with every heartbeat and the world can be megabytes.
 //!
 //! A file is one header line (`c2c-agent <kind> <version> <crc32> <bytes>`) and a JSON document. It is replaced
 //! atomically, and read back whole or not at all: a damaged one is kept aside as `<name>.damaged`, and what was in it is
@@ -9,6 +9,7 @@ use super::world::World;
 use crate::lease::Grant;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -18,6 +19,7 @@ use std::time::Duration;
 const VERSION: u32 = 1;
 const LEASE: &str = "lease";
 const WORLD: &str = "world";
+const OFFLOADS: &str = "offloads";
 
 /// The lease, and when it was last good.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,6 +28,15 @@ pub struct SavedLease {
     pub grant: Grant,
     /// When the controller last confirmed it, since the Unix epoch.
     pub renewed: Duration,
+}
+
+/// Features of an interface that the offload self-test switched off.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Offloads {
+    /// The interface's name.
+    pub device: String,
+    /// The features, by their names in the kernel.
+    pub off: BTreeSet<String>,
 }
 
 /// Why something could not be remembered, or is not.
@@ -116,6 +127,30 @@ impl Saved {
         synced.map_err(|source| SavedError::Write { path, source })
     }
 
+    /// The offloads that are switched off, if any were.
+    ///
+    /// # Errors
+    /// As [`Saved::lease`].
+    pub fn offloads(&self) -> Result<Option<Offloads>, SavedError> {
+        self.read(OFFLOADS)
+    }
+
+    /// Remembers them.
+    ///
+    /// # Errors
+    /// As [`Saved::put_lease`].
+    pub fn put_offloads(&self, offloads: &Offloads) -> Result<(), SavedError> {
+        self.write(OFFLOADS, offloads)
+    }
+
+    /// Forgets them. Nothing saved is no error.
+    ///
+    /// # Errors
+    /// When the file cannot be removed.
+    pub fn forget_offloads(&self) -> Result<(), SavedError> {
+        self.forget(OFFLOADS)
+    }
+
     /// Forgets the lease. Nothing saved is no error.
     ///
     /// # Errors
@@ -129,7 +164,9 @@ impl Saved {
     /// # Errors
     /// When a file cannot be removed.
     pub fn forget_all(&self) -> Result<(), SavedError> {
-        [LEASE, WORLD, "lease.damaged", "world.damaged"].into_iter().try_for_each(|kind| self.forget(kind))
+        [LEASE, WORLD, OFFLOADS]
+            .into_iter()
+            .try_for_each(|kind| self.forget(kind).and_then(|()| self.forget(&format!("{kind}.damaged"))))
     }
 
     fn forget(&self, kind: &str) -> Result<(), SavedError> {

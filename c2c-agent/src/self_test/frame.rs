@@ -44,6 +44,16 @@ impl Kind {
     /// All kinds, in the order in which they ask for more.
     pub const ALL: [Self; 3] = [Self::Plain, Self::Checksum, Self::Segmentation];
 
+    /// The name, as in metrics and pages.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Plain => "plain",
+            Self::Checksum => "checksum",
+            Self::Segmentation => "segmentation",
+        }
+    }
+
     /// Bytes of a probe, given the overlay's MTU. Plain ones are as large on the wire as each piece of a segmented one, or
     /// a path that loses large packets would pass for a device that cannot cut.
     #[must_use]
@@ -51,6 +61,15 @@ impl Kind {
         let one = u32::from(segment(mtu));
         if self == Self::Segmentation { one * u32::from(SEGMENTS) } else { one }
     }
+}
+
+/// Probes are never of a larger MTU: jumbo frames', of which [`SEGMENTS`] fit into an IPv4 packet.
+pub const MAX_MTU: u16 = 9_000;
+
+/// The MTU of probes, given the overlay's.
+#[must_use]
+pub fn usable_mtu(mtu: u32) -> u16 {
+    u16::try_from(mtu).map_or(MAX_MTU, |mtu| mtu.min(MAX_MTU))
 }
 
 /// Bytes in one packet.

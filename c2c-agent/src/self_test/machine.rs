@@ -46,6 +46,14 @@ pub enum Step {
     Checksum,
 }
 
+impl Step {
+    /// What is tried first against a kind that is broken.
+    #[must_use]
+    pub fn against(kind: Kind) -> Self {
+        if kind == Kind::Segmentation { Self::Segmentation } else { Self::Checksum }
+    }
+}
+
 /// What is known of the underlay device.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Verdict {

@@ -6,8 +6,8 @@ mod pages;
 mod passes;
 
 pub use pages::{
-    CounterLine, CountersPage, DatapathPage, EgressRow, EndpointRow, FlowsPage, LeasePage, PolicyPage,
-    PolicyRow, PortRow, ReconcilePage, StatusPage, StreamPage,
+    CounterLine, CountersPage, DatapathPage, EgressRow, EndpointRow, FlowsPage, LeasePage, OffloadPage,
+    PolicyPage, PolicyRow, PortRow, ReconcilePage, StatusPage, StreamPage,
 };
 pub use passes::Passes;
 
@@ -16,6 +16,7 @@ use crate::datapath::{self, CounterRow, MapUse};
 use crate::endpoint::{self, Manager, Record};
 use crate::fabric::{self, Fabric};
 use crate::policy::world::Policy;
+use crate::self_test;
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -45,6 +46,8 @@ pub struct Observer {
     pub stream: watch::Receiver<control_stream::View>,
     /// The reconcile passes.
     pub passes: watch::Receiver<Passes>,
+    /// The offload self-test.
+    pub self_test: watch::Receiver<self_test::View>,
     /// Lines of the flow log that could not be written.
     pub flow_log_lost: Arc<AtomicU64>,
 }
@@ -60,6 +63,8 @@ pub struct Facts {
     pub passes: Passes,
     /// Where new containers get addresses.
     pub lease: Option<fabric::CellLease>,
+    /// The offload self-test.
+    pub self_test: self_test::View,
     /// Lines of the flow log that could not be written.
     pub flow_log_lost: u64,
     /// When this was seen, since the Unix epoch.
@@ -117,6 +122,7 @@ impl Facts {
                 if more == 0 { String::new() } else { format!(" (and {more} more, see c2c-agent egress)") };
             warnings.push(format!("an egress rule is skipped: {first}{more}"));
         }
+        warnings.extend(self.self_test.warning());
         if self.stream.behind() > 0 && self.lag() > Duration::from_secs(5) {
             warnings.push(format!(
                 "{} revisions behind for {} s",
@@ -151,6 +157,7 @@ impl Observer {
             stream: self.stream.borrow().clone(),
             passes: self.passes.borrow().clone(),
             lease: self.fabric.cell_lease(),
+            self_test: self.self_test.borrow().clone(),
             flow_log_lost: self.flow_log_lost.load(Ordering::Relaxed),
             now: now(),
         }
@@ -178,6 +185,7 @@ impl Observer {
                 failure: facts.fabric.failure.clone(),
                 maps: self.fabric.maps()?,
             },
+            offload: offload_page(&facts.self_test),
             endpoints: facts.fabric.endpoints as u64,
             reconcile: facts.passes.page(),
         })
@@ -303,6 +311,17 @@ fn policy_page(facts: &Facts) -> PolicyPage {
     }
 }
 
+fn offload_page(view: &self_test::View) -> OffloadPage {
+    OffloadPage {
+        self_test: view.mode.as_str().to_owned(),
+        device: view.device.clone(),
+        verdict: view.verdict().to_owned(),
+        switched_off: view.off.iter().cloned().collect(),
+        undo: view.undo(),
+        failure: view.failure.clone(),
+    }
+}
+
 fn policy_row(policy: Policy) -> PolicyRow {
     let rule = policy.rule;
     let ports = if rule.port_start == rule.port_end {
@@ -365,6 +384,7 @@ pub(crate) mod tests {
             },
             passes: Passes::default(),
             lease: None,
+            self_test: self_test::View::default(),
             flow_log_lost: 0,
             now: Duration::from_secs(112),
         }

@@ -28,6 +28,8 @@ pub struct StatusPage {
     pub policy: PolicyPage,
     /// Programs and maps.
     pub datapath: DatapathPage,
+    /// What the underlay device does to tunnelled packets.
+    pub offload: OffloadPage,
     /// Containers of this cell.
     pub endpoints: u64,
     /// The passes that put back what drifted.
@@ -96,6 +98,23 @@ pub struct DatapathPage {
     pub failure: Option<String>,
     /// How full every map is.
     pub maps: Vec<MapUse>,
+}
+
+/// What the underlay device does to tunnelled packets.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct OffloadPage {
+    /// What the self-test may do: `fix`, `report` or `off`.
+    pub self_test: String,
+    /// The underlay device.
+    pub device: String,
+    /// `unknown`, `sound`, `broken_checksum` or `broken_segmentation`: with what is switched off, and since the start.
+    pub verdict: String,
+    /// Features that this or an earlier agent switched off.
+    pub switched_off: Vec<String>,
+    /// The command that switches them on again.
+    pub undo: Option<String>,
+    /// Why the self-test cannot go on, if it cannot.
+    pub failure: Option<String>,
 }
 
 /// The passes that put back what drifted.
