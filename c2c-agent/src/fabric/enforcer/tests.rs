@@ -3,6 +3,7 @@
 use super::*;
 use crate::fabric::fake::{CELL, Fake, grant, network};
 use crate::fabric::report::Report;
+use crate::lease::Lease;
 use crate::policy::world::{Protocol, Rule, Tags, World};
 use c2c_common::layout::{self, PolicyKey};
 
@@ -52,6 +53,26 @@ fn roomy() -> Fake {
 
 fn log(enforcer: &mut Enforcer<Fake>) -> Vec<String> {
     std::mem::take(&mut enforcer.datapath().log)
+}
+
+#[test]
+fn tunnels_lead_to_whole_blocks_of_other_cells_and_need_a_lease() {
+    let lease = |cell: &str, block: &str, n| Lease {
+        cell: cell.into(),
+        underlay: [192, 0, 2, n].into(),
+        block: block.parse().unwrap(),
+        mac: [0xee; 6],
+    };
+    let own = grant().lease;
+    let leases = vec![own, lease("b", "10.255.2.0/24", 12), lease("silk", "10.255.0.7/32", 13)];
+    let mut enforcer = leased(roomy());
+    let world = Update::Snapshot { revision: 1, leases, policies: Vec::new(), groups: BTreeMap::new() };
+    enforcer.take([world]).unwrap();
+    let tunnels = enforcer.tunnels().unwrap();
+    assert_eq!((tunnels.own, tunnels.underlay), ([10, 255, 1, 0].into(), CELL.underlay));
+    assert_eq!(tunnels.others, [([10, 255, 2, 0].into(), [192, 0, 2, 12].into())].into());
+    enforcer.set_lease(None, false);
+    assert_eq!(enforcer.tunnels(), None);
 }
 
 #[test]
