@@ -97,9 +97,10 @@ fn a_sound_device_is_found_sound_and_nothing_is_changed() -> Result<()> {
 }
 
 #[test]
-fn the_shield_and_filters_do_not_stand_in_its_way() -> Result<()> {
+fn shield_filters_and_tracing_do_not_stand_in_its_way() -> Result<()> {
     let key = |key: &str, value: &str| (key.to_owned(), format!("{value:?}"));
-    let agent = vec![key(KEY, "fix"), key("shield", "generic"), key("attach", "clsact")];
+    let agent =
+        vec![key(KEY, "fix"), key("shield", "generic"), key("attach", "clsact"), key("trace", "packets")];
     in_lab(&Options { agent, ..Options::default() }, |lab| {
         wait_for_verdict(lab, "a", "sound").and_then(|_| wait_for_verdict(lab, "b", "sound")).map(drop)
     })

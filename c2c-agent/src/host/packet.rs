@@ -13,6 +13,7 @@ use tokio::io::unix::AsyncFd;
 /// linux/if_packet.h.
 const SOL_PACKET: libc::c_int = 263;
 const PACKET_VNET_HDR: libc::c_int = 15;
+const PACKET_IGNORE_OUTGOING: libc::c_int = 23;
 /// linux/if_ether.h: every protocol; to hear them before TC does.
 const ETH_P_ALL: u16 = 0x0003;
 const ETH_P_IP: u16 = 0x0800;
@@ -41,6 +42,8 @@ impl PacketSocket {
         let open = || {
             let socket = Self::unbound()?;
             socket.filter(mark)?;
+            // Or every packet that is sent by the interface would be cloned for this socket.
+            socket.set(SOL_PACKET, PACKET_IGNORE_OUTGOING, &1i32)?;
             socket.bound(ifindex, ETH_P_ALL)
         };
         open().map_err(|source| refused("open a packet socket to hear by", source))
