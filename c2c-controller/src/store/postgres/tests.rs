@@ -98,6 +98,25 @@ fn another_schema_and_what_is_damaged_is_refused() {
 }
 
 #[test]
+fn a_database_of_before_is_brought_up_to_date_with_what_is_in_it() {
+    let cluster = Cluster::start();
+    let url = cluster.database("net");
+    let mut client = cluster.client_of("net");
+    client.batch_execute(include_str!("migrations/0001_store.sql")).unwrap();
+    let lease = r#"{"cell":"cell-1","underlay":"192.0.2.1","block":"10.255.1.0/24","renewed":1000}"#;
+    let record = [b"\x01", lease.as_bytes()].concat();
+    let key: &[u8] = b"l/\xc0\x00\x02\x01";
+    client.execute("INSERT INTO c2c.records (key, value) VALUES ($1, $2)", &[&key, &record]).unwrap();
+    let id: String = client.query_one("SELECT store FROM c2c.about", &[]).unwrap().get(0);
+    for _ in 0..2 {
+        let store = open(&url).unwrap();
+        assert_eq!((store.id().as_str(), store.snapshot().unwrap().leases().count()), (id.as_str(), 1));
+        let schema: i32 = client.query_one("SELECT schema FROM c2c.about", &[]).unwrap().get(0);
+        assert_eq!(schema, 2, "a controller of before must not think that it could");
+    }
+}
+
+#[test]
 fn a_writer_whose_revision_was_taken_meanwhile_changes_nothing() {
     let cluster = Cluster::start();
     let store = open(&cluster.database("net")).unwrap();
