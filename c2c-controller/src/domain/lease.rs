@@ -25,7 +25,7 @@ impl Lease {
         hardware_address(self.block)
     }
 
-    /// Whether its time is over by the time of day. [`super::Heard::is_expired`] says whether it may be given away.
+    /// Whether its time is over by the time of day. [`super::Now::is_expired`] says whether it may be given away.
     #[must_use]
     pub fn is_expired(&self, lease_seconds: u64, now: Timestamp) -> bool {
         self.renewed.seconds_until(now) >= lease_seconds

@@ -7,20 +7,20 @@ use c2c_common::layout::{NO_MASQUERADE, config_flag, egress_flag, endpoint_flag}
 use crate::machine::{BACKEND_TAG, Context, DROP, Machine, NEXT, REDIRECT, Run, config};
 use crate::packets::*;
 
-const OUT: Hook = Hook::FromContainer;
-const IN: Hook = Hook::FromUnderlay;
-const SET: u32 = 5;
-const CLIENT: End = (FRONTEND, 40_000);
-const SERVER: End = (OUTSIDE, 443);
-const SENT: [(Hook, Outcome); 1] = [(OUT, Outcome::ToOutside)];
-const CAME: [(Hook, Outcome); 1] = [(IN, Outcome::ToEndpoint)];
+pub(crate) const OUT: Hook = Hook::FromContainer;
+pub(crate) const IN: Hook = Hook::FromUnderlay;
+pub(crate) const SET: u32 = 5;
+pub(crate) const CLIENT: End = (FRONTEND, 40_000);
+pub(crate) const SERVER: End = (OUTSIDE, 443);
+pub(crate) const SENT: [(Hook, Outcome); 1] = [(OUT, Outcome::ToOutside)];
+pub(crate) const CAME: [(Hook, Outcome); 1] = [(IN, Outcome::ToEndpoint)];
 
-fn refused(outcome: Outcome) -> [(Hook, Outcome); 2] {
+pub(crate) fn refused(outcome: Outcome) -> [(Hook, Outcome); 2] {
     [(OUT, outcome), (OUT, Outcome::RefusalSent)]
 }
 
 /// The frontend may reach everything outside.
-fn open_machine() -> Machine {
+pub(crate) fn open_machine() -> Machine {
     let mut m = Machine::new();
     m.frontend_with(SET, 0);
     m.allow_all(SET, [0, 0, 0, 0].into(), 0, 0);
@@ -28,7 +28,7 @@ fn open_machine() -> Machine {
 }
 
 /// What the outside sees as the packet's source.
-fn seen_as(run: &Run) -> End {
+pub(crate) fn seen_as(run: &Run) -> End {
     ends(&run.packet).0
 }
 

@@ -1,33 +1,16 @@
 //! A container at an address that another had before: nothing that the other left with the outside is its own.
 
-use c2c_common::counter::{Hook, Outcome};
+use c2c_common::counter::Outcome;
 use c2c_common::layout::{Config, NO_MASQUERADE};
 
 use crate::machine::{BACKEND_TAG, DEVICE, DROP, Machine, NEXT, REDIRECT, Run, config};
+use crate::outside::{CAME, CLIENT, IN, OUT, SENT, SERVER, SET, open_machine, refused, seen_as};
 use crate::packets::*;
 
-const OUT: Hook = Hook::FromContainer;
-const IN: Hook = Hook::FromUnderlay;
-const SET: u32 = 5;
-const CLIENT: End = (FRONTEND, 40_000);
-const SERVER: End = (OUTSIDE, 443);
 /// A port of the cell, where it leads, and who calls it.
 const MAPPED: End = (HERE, 61_000);
 const BEHIND: End = (FRONTEND, 8080);
 const CALLER: End = (OUTSIDE, 50_000);
-const SENT: [(Hook, Outcome); 1] = [(OUT, Outcome::ToOutside)];
-const CAME: [(Hook, Outcome); 1] = [(IN, Outcome::ToEndpoint)];
-
-fn refused(outcome: Outcome) -> [(Hook, Outcome); 2] {
-    [(OUT, outcome), (OUT, Outcome::RefusalSent)]
-}
-
-fn open_machine() -> Machine {
-    let mut m = Machine::new();
-    m.frontend_with(SET, 0);
-    m.allow_all(SET, [0, 0, 0, 0].into(), 0, 0);
-    m
-}
 
 fn mapped_machine() -> Machine {
     let mut m = Machine::new();
@@ -38,10 +21,6 @@ fn mapped_machine() -> Machine {
 
 fn expect_not_ours(run: &Run, what: &str) {
     assert_eq!((run.action, run.counted.len()), (NEXT, 0), "{what}");
-}
-
-fn seen_as(run: &Run) -> End {
-    ends(&run.packet).0
 }
 
 /// Open connections of the frontend, as its ceiling counts them: opened and closed.

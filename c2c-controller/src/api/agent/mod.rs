@@ -1,4 +1,4 @@
-//! The agents' service: one stream per cell. [`Machine`] knows what to say; here is when, and to whom.
+//! The agents' service: one stream per cell. `machine` knows what to say; here is when, and to whom.
 
 mod conversation;
 mod machine;
