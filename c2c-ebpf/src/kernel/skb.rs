@@ -245,7 +245,9 @@ pub fn redirect_to_neighbour(ifindex: u32, neighbour: u32) -> i32 {
     const AF_INET: u32 = 2;
     let mut hop = [AF_INET, neighbour, 0, 0, 0];
     // SAFETY: `struct bpf_redir_neigh`: the family and room for an IPv6 address, of which IPv4 takes the first word.
-    unsafe { helper::bpf_redirect_neigh(ifindex, hop.as_mut_ptr().cast(), size_of_val(&hop) as i32, 0) as i32 }
+    unsafe {
+        helper::bpf_redirect_neigh(ifindex, hop.as_mut_ptr().cast(), size_of_val(&hop) as i32, 0) as i32
+    }
 }
 
 /// Into the container behind the host device `ifindex`, without a pass through the cell's queues.
