@@ -23,10 +23,13 @@ use std::time::{Duration, Instant};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::watch;
 use tokio::task::block_in_place;
-use tokio::time::sleep;
+use tokio::time::{sleep, sleep_until};
 
 /// The VXLAN device may be made anew, and the host changes without a word.
 const LOOK_AGAIN: Duration = Duration::from_secs(10);
+/// A look takes the fabric's lock and reads every lease, and most changes of the world are of policies: many of them are
+/// looked at together. A new cell's first probes wait for it no longer than they are repeated.
+const LOOK_PAUSE: Duration = Duration::from_secs(1);
 /// Answers that a cell gives, all others together: five cells that test at once, and no more than a trickle for a flood.
 const ANSWERS: Limit = Limit { burst: 400, interval_ns: 10_000_000 };
 /// The largest that merging makes of a probe, and a little more.
@@ -54,6 +57,8 @@ pub struct SelfTest {
     fallback: Option<Fallback>,
     saved: Saved,
     started: Instant,
+    /// When to look next.
+    look_at: Instant,
     tunnels: Option<Tunnels>,
     machine: Option<(Machine, u16)>,
     ear: Option<(u32, AsyncFd<PacketSocket>)>,
@@ -67,6 +72,7 @@ enum Event {
     Heard(Option<Heard>),
     Deaf(io::Error),
     Due,
+    Changed,
     Look,
     Stop,
 }
@@ -90,6 +96,7 @@ impl SelfTest {
             fallback: None,
             saved,
             started: Instant::now(),
+            look_at: Instant::now(),
             tunnels: None,
             machine: None,
             ear: None,
@@ -102,18 +109,17 @@ impl SelfTest {
 
     /// Until it is told to stop. What fails is told, and tried again at the next look.
     pub async fn run(mut self, mut stop: Stop) {
-        self.look();
         loop {
             match self.event(&mut stop).await {
                 Event::Stop => return,
+                Event::Changed => self.look_within(LOOK_PAUSE),
                 Event::Look => self.look(),
                 Event::Due => self.feed(Input::Tick),
                 Event::Heard(heard) => self.hear(heard),
                 Event::Deaf(error) => {
                     tracing::debug!(%error, "the self-test hears nothing by the VXLAN device; opened anew");
                     self.ear = None;
-                    sleep(Duration::from_secs(1)).await;
-                    self.look();
+                    self.look_within(LOOK_PAUSE);
                 }
             }
         }
@@ -134,15 +140,20 @@ impl SelfTest {
         tokio::select! {
             heard = hear(self.ear.as_ref()) => heard.map_or_else(Event::Deaf, Event::Heard),
             () = sleep(due) => Event::Due,
-            Ok(()) = self.world.changed() => Event::Look,
+            Ok(()) = self.world.changed() => Event::Changed,
             Ok(()) = self.lease.changed() => Event::Look,
-            () = sleep(LOOK_AGAIN) => Event::Look,
+            () = sleep_until(self.look_at.into()) => Event::Look,
             () = stop.said() => Event::Stop,
         }
     }
 
+    fn look_within(&mut self, pause: Duration) {
+        self.look_at = self.look_at.min(Instant::now() + pause);
+    }
+
     /// Which cells there are now, and by which device they are heard.
     fn look(&mut self) {
+        self.look_at = Instant::now() + LOOK_AGAIN;
         self.tunnels = self.fabric.tunnels();
         let ready = block_in_place(|| self.prepare());
         let is_ready = ready.is_ok();
@@ -262,7 +273,9 @@ impl SelfTest {
 
     fn restore(&mut self) {
         let restored = self.fallback.as_mut().map_or(Ok(()), Fallback::restore);
-        tracing::error!("without offloads packets are broken as well: they are switched on again");
+        if restored.is_ok() {
+            tracing::error!("without offloads packets are broken as well: they are switched on again");
+        }
         self.note(restored.map_err(TaskError::from));
         self.show(|_| {});
     }
