@@ -17,6 +17,17 @@ fn every_fabric_carries_the_traffic_and_is_what_it_says() -> Result<()> {
 }
 
 #[test]
+fn with_a_switch_between_them_the_cells_reach_a_third_host() -> Result<()> {
+    let rows = bench::run(&Options { quick: true, only: Some("mapped-port/2/".to_owned()) }, |_| {})?;
+    for fabric in [Fabric::Bare, Fabric::Silk, Fabric::C2c] {
+        let of_fabric: Vec<_> = rows.iter().filter(|row| row.fabric == fabric).collect();
+        assert_eq!(of_fabric.len(), 4, "{}: {of_fabric:?}", fabric.as_str());
+        assert!(of_fabric.iter().all(|row| row.min > 0.0), "{of_fabric:?}");
+    }
+    Ok(())
+}
+
+#[test]
 fn a_name_that_no_scenario_has_is_refused() {
     let options = Options { quick: true, only: Some("no such".to_owned()) };
     let error = bench::run(&options, |_| {}).expect_err("it is refused");

@@ -4,8 +4,8 @@
 use super::fabric::{Path, mapped};
 use super::load::Way;
 use super::setting::{App, PORT, Policy, Setting};
-use crate::lab::{Container, Lab, Options, TemporaryLab, Wanted};
-use crate::netns::Namespace;
+use super::wire::{self, Wire};
+use crate::lab::{Container, Joined, Lab, Options, TemporaryLab, Wanted};
 use crate::observe::counters;
 use crate::wait;
 use anyhow::{Context, Result, ensure};
@@ -31,6 +31,7 @@ const ENFORCED_WITHIN_MILLISECONDS: u32 = 60_000;
 #[derive(Debug)]
 pub(super) struct Cells {
     pub(super) lab: TemporaryLab,
+    joined: Joined,
 }
 
 impl Cells {
@@ -47,7 +48,7 @@ impl Cells {
     ) -> Result<Self> {
         progress("c2c: controller and agents");
         let agent = agent.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
-        let lab = TemporaryLab::up(&Options { agent, ..Options::default() })?;
+        let lab = TemporaryLab::up(&Options { agent, joined: setting.joined, ..Options::default() })?;
         progress("c2c: policies");
         // Before any cell has a container that they concern: what the cells are told then is told in one go.
         write(&lab, others(setting), 0)?;
@@ -68,14 +69,17 @@ impl Cells {
         }
         progress("c2c: waiting until all policies are enforced");
         are_enforced(&lab, setting)?;
-        Ok(Self { lab })
+        Ok(Self { lab, joined: setting.joined })
     }
 
-    /// The switch and every host of the underlay that has to do with the traffic.
-    pub(super) fn underlay(&self) -> Result<(Namespace, Vec<Namespace>)> {
-        let hosts: Result<Vec<Namespace>> =
-            ["cell-a", "cell-b", "outside"].into_iter().map(|name| self.lab.namespace(name)).collect();
-        Ok((self.lab.namespace("underlay")?, hosts?))
+    /// Makes the underlay behave so.
+    pub(super) fn behave(&self, wire: Wire) -> Result<()> {
+        let (a, b) = (self.lab.namespace("cell-a")?, self.lab.namespace("cell-b")?);
+        if self.joined == Joined::Cable {
+            return wire::behave(None, &[&a, &b], wire);
+        }
+        let (switch, outside) = (self.lab.namespace("underlay")?, self.lab.namespace("outside")?);
+        wire::behave(Some(&switch), &[&a, &b, &outside], wire)
     }
 
     /// The way that traffic takes.

@@ -75,7 +75,7 @@ impl Fabrics {
         let c2c = Cells::build(&setting, progress)?;
         let place = c2c.lab.place().clone();
         progress("bare, vxlan and silk: cells and containers");
-        let bare = Underlay::build(&place, "bare")?;
+        let bare = Underlay::build(&place, "bare", setting.joined)?;
         let pair = Pair::build(&place)?;
         let vxlan = Overlay::build(&place, "vxlan", &setting)?;
         let silk = Overlay::build(&place, "silk", &setting)?;
@@ -93,12 +93,12 @@ impl Fabrics {
     /// Makes the underlay of each fabric behave so.
     pub(super) fn behave(&self, wire: Wire) -> Result<()> {
         for underlay in [&self.bare, &self.vxlan.underlay, &self.silk.underlay] {
-            let cells = underlay.cells.iter().map(|cell| cell.namespace.clone());
-            let hosts: Vec<Namespace> = cells.chain([underlay.outside.clone()]).collect();
-            wire::behave(&underlay.switch, &hosts, wire)?;
+            let (switch, outside) = underlay.switch.as_ref().map(|on| (&on.namespace, &on.outside)).unzip();
+            let hosts: Vec<&Namespace> =
+                underlay.cells.iter().map(|cell| &cell.namespace).chain(outside).collect();
+            wire::behave(switch, &hosts, wire)?;
         }
-        let (switch, hosts) = self.c2c.underlay()?;
-        wire::behave(&switch, &hosts, wire)
+        self.c2c.behave(wire)
     }
 
     /// The way that traffic takes; none where a fabric has no such way.
@@ -113,15 +113,15 @@ impl Fabrics {
     }
 
     fn bare_way(&self, path: Path) -> Result<Way> {
-        let (a, b, outside) = (self.bare.cell("a")?, self.bare.cell("b")?, &self.bare.outside);
+        let (a, b) = (self.bare.cell("a")?, self.bare.cell("b")?);
         let straight = |client: &Namespace, server: &Namespace, address| {
             Way::straight(client.clone(), server.clone(), address, PORT)
         };
         Ok(match path {
             Path::OtherCell => straight(&a.namespace, &b.namespace, b.address),
             Path::SameCell => straight(&self.pair.client, &self.pair.server, Pair::SERVER),
-            Path::Mapped => straight(outside, &b.namespace, b.address),
-            Path::Outside => straight(&a.namespace, outside, Underlay::OUTSIDE),
+            Path::Mapped => straight(self.bare.outside()?, &b.namespace, b.address),
+            Path::Outside => straight(&a.namespace, self.bare.outside()?, Underlay::OUTSIDE),
         })
     }
 
@@ -130,7 +130,6 @@ impl Fabrics {
         let to = |server: &Container| {
             Way::straight(client.clone(), server.namespace.clone(), server.address, PORT)
         };
-        let outside = &overlay.underlay.outside;
         Ok(match path {
             Path::OtherCell => Some(to(overlay.container(App::Server, "b")?)),
             Path::SameCell => Some(to(overlay.container(App::Server, "a")?)),
@@ -138,9 +137,13 @@ impl Fabrics {
             Path::Mapped => {
                 let server = overlay.container(App::Server, "b")?;
                 let port = rules::mapped_port(server).context("a server without a mapped port")?;
+                let outside = overlay.underlay.outside()?;
                 Some(mapped(outside, &server.namespace, overlay.underlay.cell("b")?.address, port))
             }
-            Path::Outside => Some(Way::straight(client.clone(), outside.clone(), Underlay::OUTSIDE, PORT)),
+            Path::Outside => {
+                let outside = overlay.underlay.outside()?.clone();
+                Some(Way::straight(client.clone(), outside, Underlay::OUTSIDE, PORT))
+            }
         })
     }
 }

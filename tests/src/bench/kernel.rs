@@ -6,7 +6,7 @@ pub(super) mod rules;
 mod vtep;
 
 use super::setting::{App, Setting};
-use crate::lab::{Place, UNDERLAY_INTERFACE, join_underlay};
+use crate::lab::{Joined, Place, UNDERLAY_INTERFACE, join_underlay, lay_cable};
 use crate::netns::Namespace;
 use anyhow::{Context, Result};
 use std::net::Ipv4Addr;
@@ -17,13 +17,20 @@ pub(super) use container::Container;
 const CELLS: [(&str, Ipv4Addr); 2] =
     [("a", Ipv4Addr::new(192, 0, 2, 11)), ("b", Ipv4Addr::new(192, 0, 2, 12))];
 
-/// A bridge, two cells and a host that is no cell.
+/// Two cells, and what joins them.
 #[derive(Debug)]
 pub(super) struct Underlay {
     place: Place,
     fabric: &'static str,
-    pub(super) switch: Namespace,
     pub(super) cells: Vec<Cell>,
+    /// None where a cable joins the cells.
+    pub(super) switch: Option<Switch>,
+}
+
+/// A bridge, and on it a host that is no cell.
+#[derive(Debug)]
+pub(super) struct Switch {
+    pub(super) namespace: Namespace,
     pub(super) outside: Namespace,
 }
 
@@ -42,18 +49,40 @@ impl Underlay {
     pub(super) const OUTSIDE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 254);
 
     /// Makes it, as a lab makes its own.
-    pub(super) fn build(place: &Place, fabric: &'static str) -> Result<Self> {
-        let switch = Namespace::create(place.namespace(&format!("{fabric}-switch")).name())?;
-        switch.ip(&["link add br0 type bridge", "link set br0 up"])?;
-        let join = |name: &str, address| join_underlay(place, &switch, &format!("{fabric}-{name}"), address);
-        let outside = join("out", Self::OUTSIDE)?;
-        let mut cells = Vec::new();
-        for (block, (name, address)) in (1..).zip(CELLS) {
-            let namespace = join(name, address)?;
-            namespace.ip(&[&format!("route add default via {}", Self::OUTSIDE)])?;
-            cells.push(Cell { name, namespace, address, block });
+    pub(super) fn build(place: &Place, fabric: &'static str, joined: Joined) -> Result<Self> {
+        let (cells, switch) = match joined {
+            Joined::Cable => (Self::cabled(place, fabric)?, None),
+            Joined::Switch => Self::switched(place, fabric).map(|(cells, switch)| (cells, Some(switch)))?,
+        };
+        for cell in &cells {
+            cell.namespace.ip(&[&format!("route add default via {}", Self::OUTSIDE)])?;
         }
-        Ok(Self { place: place.clone(), fabric, switch, cells, outside })
+        Ok(Self { place: place.clone(), fabric, cells, switch })
+    }
+
+    fn cabled(place: &Place, fabric: &str) -> Result<Vec<Cell>> {
+        let cells =
+            Cell::each(|name, _| Namespace::create(place.namespace(&format!("{fabric}-{name}")).name()))?;
+        if let [a, b] = cells.as_slice() {
+            lay_cable([(&a.namespace, a.address), (&b.namespace, b.address)])?;
+        }
+        Ok(cells)
+    }
+
+    fn switched(place: &Place, fabric: &str) -> Result<(Vec<Cell>, Switch)> {
+        let namespace = Namespace::create(place.namespace(&format!("{fabric}-switch")).name())?;
+        namespace.ip(&["link add br0 type bridge", "link set br0 up"])?;
+        let join = |name: &str, address| {
+            join_underlay(place, &namespace, &format!("{fabric}-{name}"), UNDERLAY_INTERFACE, address)
+        };
+        let outside = join("out", Self::OUTSIDE)?;
+        Ok((Cell::each(join)?, Switch { namespace, outside }))
+    }
+
+    /// The host that is no cell.
+    pub(super) fn outside(&self) -> Result<&Namespace> {
+        let switch = self.switch.as_ref().context("a cable joins the cells: nothing else is on it")?;
+        Ok(&switch.outside)
     }
 
     /// A cell by its name.
@@ -67,6 +96,12 @@ impl Underlay {
 }
 
 impl Cell {
+    fn each(make: impl Fn(&str, Ipv4Addr) -> Result<Namespace>) -> Result<Vec<Self>> {
+        let cell =
+            |(block, (name, address))| Ok(Self { name, namespace: make(name, address)?, address, block });
+        (1..).zip(CELLS).map(cell).collect()
+    }
+
     fn overlay(&self, host: u8) -> Ipv4Addr {
         Ipv4Addr::new(10, 255, self.block, host)
     }
@@ -82,7 +117,7 @@ pub(super) struct Overlay {
 impl Overlay {
     /// Makes cells with their tunnels and containers, without any rules.
     pub(super) fn build(place: &Place, fabric: &'static str, setting: &Setting) -> Result<Self> {
-        let underlay = Underlay::build(place, fabric)?;
+        let underlay = Underlay::build(place, fabric, setting.joined)?;
         vtep::join(&underlay.cells)?;
         let mut containers = Vec::new();
         for cell in &underlay.cells {
@@ -106,19 +141,13 @@ pub(super) struct Pair {
 }
 
 impl Pair {
+    const CLIENT: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 21);
     pub(super) const SERVER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 22);
 
     pub(super) fn build(place: &Place) -> Result<Self> {
         let client = Namespace::create(place.namespace("bare-client").name())?;
         let server = Namespace::create(place.namespace("bare-server").name())?;
-        let (device, peer) = (UNDERLAY_INTERFACE, server.name());
-        client.ip(&[
-            &format!("link add {device} type veth peer name {device} netns {peer}"),
-            &format!("addr add 192.0.2.21/24 dev {device}"),
-            &format!("link set {device} up"),
-        ])?;
-        server
-            .ip(&[&format!("addr add {}/24 dev {device}", Self::SERVER), &format!("link set {device} up")])?;
+        lay_cable([(&client, Self::CLIENT), (&server, Self::SERVER)])?;
         Ok(Self { client, server })
     }
 }

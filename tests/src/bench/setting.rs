@@ -1,6 +1,7 @@
 //! What a fabric is asked to hold: containers, policies and rules for the outside, computed and not drawn, the same for
 //! every fabric.
 
+use crate::lab::Joined;
 use std::net::Ipv4Addr;
 
 /// What the servers listen on; policies allow it over TCP and UDP.
@@ -60,6 +61,7 @@ pub(super) enum Shape {
 /// One size of the world.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Setting {
+    pub(super) joined: Joined,
     /// On each cell; two of them take part in the traffic.
     pub(super) containers: u8,
     /// Beside the two of the traffic: half of them towards its client's app and half towards its server's, both of which
@@ -72,7 +74,8 @@ pub(super) struct Setting {
 
 impl Setting {
     /// The smallest: those of the traffic and nothing else.
-    pub(super) const SMALL: Self = Self { containers: 2, policies: 0, shape: Shape::Ports, egress_rules: 1 };
+    pub(super) const SMALL: Self =
+        Self { joined: Joined::Switch, containers: 2, policies: 0, shape: Shape::Ports, egress_rules: 1 };
 
     /// All policies, the traffic's last.
     pub(super) fn policies(&self) -> Vec<Policy> {
@@ -120,7 +123,7 @@ mod tests {
     #[test]
     fn no_policy_comes_twice_and_none_of_the_others_opens_the_traffic_s_way() {
         for (policies, shape) in [(0, Shape::Ports), (100_000, Shape::Ports), (1_000, Shape::Ranges)] {
-            let all = Setting { containers: 2, policies, shape, egress_rules: 1 }.policies();
+            let all = Setting { policies, shape, ..Setting::SMALL }.policies();
             let distinct: BTreeSet<_> = all
                 .iter()
                 .map(|policy| (policy.source, policy.destination, policy.protocol, policy.ports))
@@ -133,7 +136,7 @@ mod tests {
 
     #[test]
     fn the_server_outside_is_in_the_middle_of_the_rules() {
-        let setting = Setting { containers: 2, policies: 0, shape: Shape::Ports, egress_rules: 1_000 };
+        let setting = Setting { egress_rules: 1_000, ..Setting::SMALL };
         let server = Ipv4Addr::new(192, 0, 2, 254);
         let outside = setting.outside(server);
         assert_eq!((outside.len(), outside[500]), (1_000, server));

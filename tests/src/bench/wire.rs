@@ -16,11 +16,11 @@ pub(super) enum Wire {
     Virtual,
 }
 
-/// Makes the devices of an underlay behave so: those of its hosts and the ends that its switch has of them.
-pub(super) fn behave(switch: &Namespace, hosts: &[Namespace], wire: Wire) -> Result<()> {
-    for port in ports(switch)? {
+/// Makes the devices of an underlay behave so: those of its hosts and, where it has a switch, the switch's ends of them.
+pub(super) fn behave(switch: Option<&Namespace>, hosts: &[&Namespace], wire: Wire) -> Result<()> {
+    if let Some(switch) = switch {
         // A switch does not put frames together.
-        offload(switch, &port, wire, "off")?;
+        ports(switch)?.iter().try_for_each(|port| offload(switch, port, wire, "off"))?;
     }
     hosts.iter().try_for_each(|host| offload(host, UNDERLAY_INTERFACE, wire, "on"))
 }

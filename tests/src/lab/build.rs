@@ -19,15 +19,31 @@ const UNDERLAY_MTU: u32 = 1_500;
 const CONTROLLER_ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 const CONTROLLER_PORT: u16 = 4103;
 const FIRST_CELL_ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 11);
+/// On a cable of their own; 203.0.113.0/24 is documentation's own as well.
+const FIRST_CABLE_ADDRESS: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 11);
+/// The device that leads to the controller where a cable is the underlay.
+const CONTROL_INTERFACE: &str = "control0";
 const METRICS_PORT: u16 = 9464;
 const SELF_TEST_KEY: &str = "offload_self_test";
 const CELL_NAMES: &str = "abcdefghijklmnopqrstuvwxyz";
+
+/// How the cells of a lab reach each other.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Joined {
+    /// By the bridge that everything else is on as well.
+    #[default]
+    Switch,
+    /// By a pair of devices, two cells only; the bridge carries what agents and controller say to each other.
+    Cable,
+}
 
 /// What a lab shall be like.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// How many cells, from 1 to 26.
     pub cells: usize,
+    /// How the cells reach each other.
+    pub joined: Joined,
     /// The network that the cells' leases are cut from.
     pub overlay_network: String,
     /// Length of a lease's prefix in bits.
@@ -43,6 +59,7 @@ impl Default for Options {
         let overlay_network = "10.255.0.0/16".to_owned();
         Self {
             cells: 2,
+            joined: Joined::Switch,
             overlay_network,
             block_prefix_length: 24,
             map_capacity: Vec::new(),
@@ -57,6 +74,9 @@ impl Lab {
     pub fn up(place: Place, options: &Options) -> Result<Self> {
         if !(1..=CELL_NAMES.len()).contains(&options.cells) {
             bail!("a lab has 1 to {} cells, not {}", CELL_NAMES.len(), options.cells);
+        }
+        if options.joined == Joined::Cable && options.cells != 2 {
+            bail!("a cable joins 2 cells, not {}", options.cells);
         }
         if let Some(description) = place.read_description()? {
             return Self { place, description }.leave_up(options);
@@ -113,6 +133,9 @@ impl Lab {
             controller,
             cells: cells?,
         };
+        if let ([a, b], Joined::Cable) = (description.cells.as_slice(), options.joined) {
+            lay_cable([(&a.namespace(), a.underlay_address), (&b.namespace(), b.underlay_address)])?;
+        }
         let mut lab = Self { place: place.clone(), description };
         lab.start_controller()?;
         for name in &names {
@@ -143,7 +166,7 @@ impl Lab {
     /// Puts a host that is no cell on the underlay, with the last byte of its address.
     pub fn add_outsider(&self, name: &str, host: u8) -> Result<Namespace> {
         let underlay = Namespace::named(&self.description.underlay_namespace);
-        join_underlay(&self.place, &underlay, name, Ipv4Addr::new(192, 0, 2, host))
+        join_underlay(&self.place, &underlay, name, UNDERLAY_INTERFACE, Ipv4Addr::new(192, 0, 2, host))
     }
 }
 
@@ -152,6 +175,7 @@ pub(crate) fn join_underlay(
     place: &Place,
     underlay: &Namespace,
     name: &str,
+    device: &str,
     address: Ipv4Addr,
 ) -> Result<Namespace> {
     let host = Namespace::create(place.namespace(name).name())?;
@@ -159,19 +183,28 @@ pub(crate) fn join_underlay(
     let host_name = host.name();
     underlay.ip(&[
         &format!(
-            "link add {port} mtu {UNDERLAY_MTU} type veth peer name {UNDERLAY_INTERFACE} mtu {UNDERLAY_MTU} netns {host_name}"
+            "link add {port} mtu {UNDERLAY_MTU} type veth peer name {device} mtu {UNDERLAY_MTU} netns {host_name}"
         ),
         &format!("link set {port} master br0 up"),
     ])?;
-    host.ip(&[
-        &format!("addr add {address}/24 dev {UNDERLAY_INTERFACE}"),
-        &format!("link set {UNDERLAY_INTERFACE} up"),
-    ])?;
+    host.ip(&[&format!("addr add {address}/24 dev {device}"), &format!("link set {device} up")])?;
     Ok(host)
 }
 
+/// A pair of devices between two hosts, each of which has nothing else on that network.
+pub(crate) fn lay_cable(ends: [(&Namespace, Ipv4Addr); 2]) -> Result<()> {
+    let (device, [(first, _), (second, _)]) = (UNDERLAY_INTERFACE, ends);
+    first.ip(&[&format!(
+        "link add {device} mtu {UNDERLAY_MTU} type veth peer name {device} mtu {UNDERLAY_MTU} netns {}",
+        second.name()
+    )])?;
+    ends.iter().try_for_each(|(host, address)| {
+        host.ip(&[&format!("addr add {address}/24 dev {device}"), &format!("link set {device} up")])
+    })
+}
+
 fn prepare_controller(place: &Place, underlay: &Namespace, options: &Options) -> Result<Controller> {
-    let namespace = join_underlay(place, underlay, "controller", CONTROLLER_ADDRESS)?;
+    let namespace = join_underlay(place, underlay, "controller", UNDERLAY_INTERFACE, CONTROLLER_ADDRESS)?;
     let pki = place.path("pki");
     pki_command(&["init"], place)?;
     issue(place, "controller", "controller", Some(CONTROLLER_ADDRESS))?;
@@ -211,9 +244,13 @@ fn prepare_cell(
     name: &str,
 ) -> Result<Cell> {
     let offset = u32::try_from(index).context("too many cells")?;
-    let address = Ipv4Addr::from_bits(FIRST_CELL_ADDRESS.to_bits() + offset);
+    let at = |first: Ipv4Addr| Ipv4Addr::from_bits(first.to_bits() + offset);
+    let (device, address) = match options.joined {
+        Joined::Switch => (UNDERLAY_INTERFACE, at(FIRST_CELL_ADDRESS)),
+        Joined::Cable => (CONTROL_INTERFACE, at(FIRST_CABLE_ADDRESS)),
+    };
     let part = format!("cell-{name}");
-    let namespace = join_underlay(place, underlay, &part, address)?;
+    let namespace = join_underlay(place, underlay, &part, device, at(FIRST_CELL_ADDRESS))?;
     namespace.ip(&[&format!("route add default via {}", outside::ADDRESS)])?;
     issue(place, "cell", &part, Some(address))?;
     let directory = place.path(&part);

@@ -59,7 +59,7 @@ impl Outside {
 
 /// Builds both hosts and what joins them.
 pub(super) fn prepare(place: &Place, underlay: &Namespace) -> Result<Outside> {
-    let router = join_underlay(place, underlay, "outside", ADDRESS)?;
+    let router = join_underlay(place, underlay, "outside", UNDERLAY_INTERFACE, ADDRESS)?;
     let far = Namespace::create(place.namespace("far").name())?;
     router.ip(&[
         &format!("link add {FAR_INTERFACE} type veth peer name {UNDERLAY_INTERFACE} netns {}", far.name()),

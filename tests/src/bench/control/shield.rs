@@ -7,7 +7,7 @@ use super::super::fabric::Path;
 use super::super::figures::Row;
 use super::super::load::{Pins, pin, stream};
 use super::super::setting::{App, Setting};
-use super::super::wire;
+use super::super::wire::Wire;
 use super::{About, Effort};
 use crate::netns::Namespace;
 use crate::observe::counters::Counters;
@@ -29,8 +29,7 @@ pub(super) fn measure(effort: &Effort, progress: &dyn Fn(&str)) -> Result<Vec<Ro
     for (scenario, shield) in SHIELDS {
         progress(&format!("shield = {shield:?}"));
         let cells = Cells::build_with(&Setting::SMALL, &[("shield", &format!("{shield:?}"))], progress)?;
-        let (switch, hosts) = cells.underlay()?;
-        wire::behave(&switch, &hosts, wire::Wire::Ethernet)?;
+        cells.behave(Wire::Ethernet)?;
         rows.extend(rounds(&cells, scenario, effort.flood)?);
     }
     Ok(rows)

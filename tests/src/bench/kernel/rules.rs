@@ -244,10 +244,9 @@ fn handle(container: &Container) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::setting::Shape;
     use super::*;
 
-    const SETTING: Setting = Setting { containers: 2, policies: 2, shape: Shape::Ports, egress_rules: 1 };
+    const SETTING: Setting = Setting { policies: 2, ..Setting::SMALL };
 
     fn text() -> String {
         let namespace = Namespace::named("none");
