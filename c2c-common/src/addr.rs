@@ -27,6 +27,14 @@ pub const fn mask(len: u32) -> Addr {
     host.to_be()
 }
 
+/// Silk's scheme for hardware addresses in the overlay (`overlay_hardware_addr`): `ee:ee` and the four bytes of a container's
+/// address, or of the base of a cell's block.
+#[inline(always)]
+pub const fn hardware(addr: Addr) -> [u8; 6] {
+    let [a, b, c, d] = addr.to_ne_bytes();
+    [0xee, 0xee, a, b, c, d]
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -36,6 +44,11 @@ mod tests {
         let addr = from_ipv4(Ipv4Addr::new(10, 255, 3, 4));
         assert_eq!(addr.to_ne_bytes(), [10, 255, 3, 4]);
         assert_eq!(to_ipv4(addr), Ipv4Addr::new(10, 255, 3, 4));
+    }
+
+    #[test]
+    fn a_hardware_address_ends_in_the_address() {
+        assert_eq!(hardware(from_ipv4(Ipv4Addr::new(10, 255, 3, 0))), [0xee, 0xee, 10, 255, 3, 0]);
     }
 
     #[test]

@@ -168,10 +168,9 @@ pub struct Endpoint {
     pub ifindex: u32,
     /// The app's tag; 0 when no policy names the app.
     pub tag: u16,
-    /// MAC of the container's end.
-    pub mac: [u8; 6],
-    /// MAC of the host's end, the container's gateway.
-    pub gateway_mac: [u8; 6],
+    /// MACs of the container's end and of the host's end, its gateway: what a frame to the container begins with, so that it is
+    /// copied from here in one piece.
+    pub macs: [[u8; 6]; 2],
     /// Of [`endpoint_flag`].
     pub flags: u8,
     /// Zero.

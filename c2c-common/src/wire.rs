@@ -147,16 +147,21 @@ impl Vxlan {
     }
 }
 
-/// What stands before a tunnelled IPv4 packet, as words in wire order. Aligned so that zeroing it is eight stores.
+/// What stands before a tunnelled IPv4 packet, as it lies in memory. Eight words of 64 bits, because the packet path makes each of
+/// them in a register and stores it once; what is stored in smaller pieces the kernel's copy would have to wait for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(C, align(8))]
-pub struct OuterHeaders(pub [u16; OUTER_LEN as usize / 2]);
+#[repr(C)]
+pub struct OuterHeaders(pub [u64; OUTER_LEN as usize / 8]);
 
 impl OuterHeaders {
     /// The bytes as they go on the wire.
     #[must_use]
     pub fn to_bytes(&self) -> [u8; OUTER_LEN as usize] {
-        to_bytes(&self.0)
+        let mut bytes = [0; OUTER_LEN as usize];
+        for (to, word) in bytes.chunks_exact_mut(8).zip(self.0) {
+            to.copy_from_slice(&word.to_ne_bytes());
+        }
+        bytes
     }
 }
 
@@ -192,16 +197,16 @@ impl Tunnel {
     #[inline(always)]
     #[must_use]
     pub fn outer(&self) -> OuterHeaders {
-        let mut headers = OuterHeaders([0; OUTER_LEN as usize / 2]);
-        let h = &mut headers.0;
+        let mut h = [0; OUTER_LEN as usize / 2];
         h[6] = ETHERTYPE_IPV4.to_be();
-        self.outer_ipv4(h);
+        self.outer_ipv4(&mut h);
         h[17] = self.source_port.to_be();
         h[18] = self.udp_port;
         h[19] = self.inner_len.wrapping_add(UDP_EXTRA).to_be();
-        self.vxlan(h);
-        self.inner_ethernet(h);
-        headers
+        self.vxlan(&mut h);
+        self.inner_ethernet(&mut h);
+        let word = |i: usize| in_memory([h[i], h[i + 1], h[i + 2], h[i + 3]]);
+        OuterHeaders([word(0), word(4), word(8), word(12), word(16), word(20), word(24), word(28)])
     }
 
     #[inline(always)]
@@ -244,6 +249,15 @@ pub const fn source_port(hash: u32) -> u16 {
     const HIGH: u64 = 60_999;
     let hash = hash ^ (hash << 16);
     ((hash as u64 * (HIGH - LOW)) >> 32) as u16 + LOW as u16
+}
+
+/// Four words of 16 bits that follow each other in memory, as one of 64.
+#[inline(always)]
+const fn in_memory(words: [u16; 4]) -> u64 {
+    let [a, b, c, d] = words;
+    let [first, second, third, last] =
+        if cfg!(target_endian = "little") { [a, b, c, d] } else { [d, c, b, a] };
+    first as u64 | (second as u64) << 16 | (third as u64) << 32 | (last as u64) << 48
 }
 
 /// An address as the two 16-bit words it is on the wire.

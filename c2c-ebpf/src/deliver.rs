@@ -1,7 +1,7 @@
 //! The ways out: into a container of this cell, to another cell through the tunnel, or by the kernel's VXLAN device.
 
 use aya_ebpf::programs::TcContext;
-use c2c_common::addr::Addr;
+use c2c_common::addr::{Addr, hardware};
 use c2c_common::counter::Outcome;
 use c2c_common::layout::{Config, Endpoint, Lease, endpoint_flag};
 use c2c_common::wire::{TCP, TCP_LEN, Tunnel, UDP_LEN, source_port};
@@ -13,7 +13,7 @@ use crate::kernel::skb::{self, TunnelKey};
 /// Into the container, as if its gateway had sent it.
 #[inline(always)]
 pub fn to_endpoint(ctx: &TcContext, endpoint: &Endpoint) -> Verdict {
-    match skb::store(ctx, 0, &macs(endpoint)) {
+    match skb::store_macs(ctx, &endpoint.macs) {
         Ok(()) => Verdict::Deliver(Outcome::ToEndpoint, into(ctx, endpoint)),
         Err(_) => Verdict::Drop(Outcome::Failed),
     }
@@ -32,12 +32,6 @@ fn into(ctx: &TcContext, endpoint: &Endpoint) -> i32 {
 
 /// The mark of a packet that was decided and counted, on its way through a queue.
 pub const DELIVERED_MARK: u32 = 0xc2c1_0000;
-
-#[inline(always)]
-fn macs(e: &Endpoint) -> [u8; 12] {
-    let ([a, b, c, d, f, g], [h, i, j, k, l, m]) = (e.mac, e.gateway_mac);
-    [a, b, c, d, f, g, h, i, j, k, l, m]
-}
 
 /// To another cell, with the sender's tag.
 #[inline(always)]
@@ -92,7 +86,7 @@ pub fn tunnel(ctx: &TcContext, config: &Config, lease: &Lease, h: &Headers, tag:
         vni: config.vni,
         tag,
         inner_destination: lease.mac,
-        inner_source: hardware_addr(config.block_base),
+        inner_source: hardware(config.block_base),
         inner_len: h.total_len,
         inner_tos: h.tos,
     }
@@ -106,13 +100,6 @@ fn hash(ctx: &TcContext, h: &Headers) -> u32 {
         return (h.source ^ h.destination.rotate_left(13)).wrapping_mul(0x9e37_79b9);
     }
     skb::flow_hash(ctx)
-}
-
-/// Silk's `overlay_hardware_addr` of a block: ee:ee and the four bytes of its base.
-#[inline(always)]
-fn hardware_addr(base: Addr) -> [u8; 6] {
-    let [a, b, c, d] = base.to_ne_bytes();
-    [0xee, 0xee, a, b, c, d]
 }
 
 /// What cannot be encapsulated here (it is a tunnel's packet already, for one) the kernel's device still can.

@@ -77,7 +77,11 @@ fn outer(ctx: &TcContext, config: &Config) -> Result<Outer, Outcome> {
 #[inline(always)]
 fn outer_of_frame(ctx: &TcContext) -> Result<Outer, Outcome> {
     let source = ctx.read(OUTER_SOURCE).ok_or(Outcome::Malformed)?;
-    let header = skb::load(ctx, VXLAN).map_err(|_| Outcome::Malformed)?;
+    let header = match ctx.read::<u64>(VXLAN as usize) {
+        Some(word) => word.to_ne_bytes(),
+        // Not in the frame's first piece.
+        None => skb::load(ctx, VXLAN).map_err(|_| Outcome::Malformed)?,
+    };
     let tos = ctx.read(OUTER_TOS).ok_or(Outcome::Malformed)?;
     Ok(Outer { source, vxlan: Vxlan::parse(header), tos, in_place: true })
 }

@@ -167,8 +167,7 @@ pub fn endpoint_row(place: &Placed, tag: u16, egress: u32) -> layout::Endpoint {
     layout::Endpoint {
         ifindex: place.ifindex,
         tag,
-        mac: place.container_mac,
-        gateway_mac: place.host_mac,
+        macs: [place.container_mac, place.host_mac],
         flags: if place.shaped { endpoint_flag::SHAPED } else { 0 },
         pad: 0,
         egress,

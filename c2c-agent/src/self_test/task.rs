@@ -11,7 +11,7 @@ use crate::host::{self, PacketSocket, RawSocket};
 use crate::lease::Tenure;
 use crate::policy::saved::Saved;
 use crate::stop::Stop;
-use c2c_common::addr::from_ipv4;
+use c2c_common::addr::{from_ipv4, hardware};
 use c2c_common::bucket::{self, Bucket, Limit};
 use c2c_common::self_test;
 use c2c_common::wire::{Tunnel, source_port};
@@ -335,15 +335,9 @@ fn tunnel(tunnels: &Tunnels, base: Ipv4Addr, to: Ipv4Addr, nonce: u32) -> Tunnel
         source_port: source_port(nonce),
         vni: self_test::vni(tunnels.vni),
         tag: 0,
-        inner_destination: hardware_addr(base),
-        inner_source: hardware_addr(tunnels.own),
+        inner_destination: hardware(from_ipv4(base)),
+        inner_source: hardware(from_ipv4(tunnels.own)),
         inner_len: 0,
         inner_tos: 0,
     }
-}
-
-/// Silk's `overlay_hardware_addr` of a block.
-fn hardware_addr(base: Ipv4Addr) -> [u8; 6] {
-    let [a, b, c, d] = base.octets();
-    [0xee, 0xee, a, b, c, d]
 }

@@ -130,6 +130,12 @@ pub fn store<const N: usize>(ctx: &TcContext, offset: u32, bytes: &[u8; N]) -> R
     ctx.store(offset as usize, bytes, 0).map_err(|_| Refused)
 }
 
+/// Overwrites the frame's destination and source.
+#[inline(always)]
+pub fn store_macs(ctx: &TcContext, macs: &[[u8; 6]; 2]) -> Result<(), Refused> {
+    ctx.store(0, macs, 0).map_err(|_| Refused)
+}
+
 /// Overwrites the frame's start with a tunnel's headers.
 #[inline(always)]
 pub fn store_outer(ctx: &TcContext, headers: &OuterHeaders) -> Result<(), Refused> {

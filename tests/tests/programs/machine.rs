@@ -118,10 +118,7 @@ impl Machine {
     }
 
     pub(crate) fn endpoint(&mut self, addr: Ipv4Addr, ifindex: u32, tag: u16, mac: [u8; 6]) {
-        self.put_endpoint(
-            addr,
-            &Endpoint { ifindex, tag, mac, gateway_mac: GATEWAY_MAC, ..Endpoint::default() },
-        );
+        self.put_endpoint(addr, &Endpoint { ifindex, tag, macs: [mac, GATEWAY_MAC], ..Endpoint::default() });
     }
 
     /// The frontend with a set of egress rules, and flags of its endpoint.
@@ -129,8 +126,7 @@ impl Machine {
         let endpoint = Endpoint {
             ifindex: DEVICE,
             tag: FRONTEND_TAG,
-            mac: FRONTEND_MAC,
-            gateway_mac: GATEWAY_MAC,
+            macs: [FRONTEND_MAC, GATEWAY_MAC],
             flags,
             pad: 0,
             egress,
