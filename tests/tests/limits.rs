@@ -314,6 +314,39 @@ fn a_configuration_that_cannot_be_right_is_refused_by_name() -> Result<()> {
 }
 
 #[test]
+fn an_agent_s_configuration_is_checked_while_another_one_serves() -> Result<()> {
+    in_lab(&one_cell(), |lab| {
+        let cell = lab.cell("a")?;
+        let config = cell.config.to_str().context("not text")?;
+        let check = |more: &[&str]| {
+            let arguments = [&["serve", "--check-config", "--config", config], more].concat();
+            let output = run(lab, &cell.namespace(), "c2c-agent", &arguments)?;
+            let text = |bytes| String::from_utf8(bytes).context("not text");
+            Ok::<_, anyhow::Error>((output.status.code(), text(output.stdout)?, text(output.stderr)?))
+        };
+        let (code, out, error) = check(&[])?;
+        ensure!((code, error.as_str()) == (Some(0), ""), "{code:?} {error}");
+        for row in ["eth0 192.0.2.11, MTU 1500", "192.0.2.0/24", "1450", "61000-65535"] {
+            ensure!(out.contains(row), "{out} does not show {row:?}");
+        }
+        // Of the operator is the certificate that `run` names in the environment.
+        let other_key = lab.place().path("pki/cell-a.key");
+        let other_key = other_key.to_str().context("not text")?;
+        for (flags, code, word) in [
+            (["--underlay-interface", "eth7"], 1, "underlay_interface = \"eth7\""),
+            (["--key", other_key], 1, "does not match the certificate"),
+            (["--nat-ports", "4000-5000"], 1, "4789"),
+            (["--trace", "all"], 2, "trace"),
+        ] {
+            let (seen, out, error) = check(&flags)?;
+            ensure!(seen == Some(code) && out.is_empty(), "{flags:?}: {seen:?} {out}");
+            ensure!(error.lines().count() == 1 && error.contains(word), "{flags:?}: {error}");
+        }
+        Ok(())
+    })
+}
+
+#[test]
 fn an_unknown_key_in_a_configuration_is_refused_by_name() -> Result<()> {
     in_lab(&one_cell(), |lab| {
         for (name, config) in

@@ -13,11 +13,13 @@ mod tasks;
 
 pub use dismantle::{Dismantled, dismantle};
 pub use open::OpenError;
+pub(crate) use open::container_mtu;
 
 use crate::cni_api::Socket;
 use crate::config::{Config, ConfigError, Network};
 use crate::control_stream::{self, Stream};
 use crate::fabric::report_chain;
+use crate::host::Underlay;
 use crate::lease::{Keeper, Tenure};
 use crate::self_test::SelfTest;
 use crate::status::{Observer, Passes};
@@ -58,6 +60,18 @@ pub fn run(config: Config, reload: impl Fn() -> Result<Config, ConfigError>) -> 
     let served = runtime.block_on(serve(config, &log, reload));
     runtime.shutdown_timeout(LAST_DEADLINE);
     served
+}
+
+/// Reads all that [`run`] reads before it touches anything: certificates, the underlay device, which ports of the host are taken.
+/// Gives what the device is, as the agent would use it.
+///
+/// # Errors
+/// When [`run`] would refuse to start for any of these.
+pub fn check(config: &Config) -> anyhow::Result<Underlay> {
+    Identity::load(&config.identity)?;
+    let tunnel_port = Kept::read(&config.state_dir).udp_port();
+    open::check_ports(&config.network, tunnel_port).map_err(OpenError::from)?;
+    Ok(open::underlay(&config.datapath.underlay, config.underlay_address)?)
 }
 
 async fn serve(

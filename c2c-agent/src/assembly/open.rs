@@ -131,6 +131,11 @@ impl Kept {
     }
 }
 
+/// The largest packet of a container, in bytes.
+pub(crate) fn container_mtu(underlay: &host::Underlay) -> u32 {
+    underlay.mtu.saturating_sub(ENCAPSULATION)
+}
+
 /// Whether the pools of ports are free on this host.
 pub(super) fn check_ports(network: &Network, tunnel_port: u16) -> Result<(), PortConflict> {
     let host = host_ports(Path::new("/"))?;
@@ -160,10 +165,14 @@ pub(super) async fn open(config: &Config, lock: Lock, kept: Kept) -> Result<Cell
     Ok(cell)
 }
 
+/// Looks at the underlay device.
+pub(super) fn underlay(name: &str, address: Option<Ipv4Addr>) -> Result<host::Underlay, OpenError> {
+    host::underlay(name, address).map_err(|source| OpenError::Underlay { name: name.to_owned(), source })
+}
+
 /// Looks at the host: the underlay device, the VXLAN device, which is made when it is missing, and all addresses.
 pub(super) fn look(underlay: &str, address: Option<Ipv4Addr>, port: u16) -> Result<compile::Cell, OpenError> {
-    let failed = |source| OpenError::Underlay { name: underlay.to_owned(), source };
-    let device = host::underlay(underlay, address).map_err(failed)?;
+    let device = self::underlay(underlay, address)?;
     let vxlan = host::ensure_vxlan_device(VXLAN_DEVICE, port).map_err(OpenError::Vxlan)?;
     let mut locals = host::addresses().map_err(OpenError::Addresses)?;
     // It comes with the first container, which must not take it for an address outside.
@@ -173,7 +182,7 @@ pub(super) fn look(underlay: &str, address: Option<Ipv4Addr>, port: u16) -> Resu
         underlay_ifindex: device.ifindex,
         link: device.link,
         vxlan_ifindex: vxlan,
-        mtu: device.mtu.saturating_sub(ENCAPSULATION),
+        mtu: container_mtu(&device),
         locals,
     })
 }

@@ -1,6 +1,7 @@
 //! The command line. `serve` is the agent; everything else but `uninstall` asks the running one over its socket.
 
 mod ask;
+mod check;
 mod table;
 mod uninstall;
 
@@ -41,6 +42,7 @@ containers may reach (`no_masquerade`, `host_*`, `deny_networks_*`, `outbound_*`
 
 Examples:
   c2c-agent serve --config /etc/c2c/agent.toml
+  c2c-agent serve --config /etc/c2c/agent.toml --check-config
   c2c-agent serve --config /etc/c2c/agent.toml --log info,c2c_agent=debug --trace drops";
 
 /// One per cell of a c2c container network: keeps the cell's lease, follows the controller, wires containers and
@@ -56,7 +58,7 @@ pub struct Cli {
 enum Command {
     /// Run the agent
     #[command(after_help = SERVE_EXAMPLES)]
-    Serve(Box<Serve>),
+    Serve(Box<Start>),
     /// Lease, stream, revision and datapath of this cell, and what is wrong
     Status(Ask),
     /// The containers of this cell
@@ -73,6 +75,16 @@ enum Command {
     Counters(Ask),
     /// Remove programs, maps, interfaces and state from this cell; the agent must be stopped
     Uninstall(Box<Uninstall>),
+}
+
+#[derive(Debug, Args)]
+struct Start {
+    /// Check the configuration, the files that it names and the underlay device, show what the agent would run with, and start
+    /// nothing
+    #[arg(long)]
+    check_config: bool,
+    #[command(flatten)]
+    serve: Serve,
 }
 
 #[derive(Debug, Args)]
@@ -109,8 +121,12 @@ pub fn run(cli: Cli) -> ExitCode {
 impl Command {
     fn run(self) -> anyhow::Result<()> {
         match self {
-            Self::Serve(serve) => {
+            Self::Serve(start) => {
+                let Start { check_config, serve } = *start;
                 let config = Config::load(serve.config.as_deref(), serve.layer.clone())?;
+                if check_config {
+                    return show(check::run(&config)?);
+                }
                 assembly::run(config, move || Config::load(serve.config.as_deref(), serve.layer.clone()))
             }
             Self::Status(ask) => show(ask.show(&Request::Status, table::status)?),

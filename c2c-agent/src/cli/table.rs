@@ -251,7 +251,7 @@ fn span(seconds: u64) -> String {
     }
 }
 
-fn plain() -> Table {
+pub(super) fn plain() -> Table {
     let mut table = Table::new();
     table.load_preset(presets::NOTHING);
     table
@@ -272,7 +272,7 @@ fn align_right(table: &mut Table, columns: &[usize]) {
 }
 
 /// Without the blanks that fill the last column, and that the preset puts in front.
-fn trimmed(table: &impl Display) -> String {
+pub(super) fn trimmed(table: &impl Display) -> String {
     let text = table.to_string();
     let lines = text.lines().map(|line| line.strip_prefix(' ').unwrap_or(line).trim_end());
     lines.flat_map(|line| [line, "\n"]).collect()
