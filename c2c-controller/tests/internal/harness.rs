@@ -1,7 +1,8 @@
 //! A controller that serves cells of Silk, whose certificates are of another CA than ours, and a client that sends exactly
 //! the bytes that it is given.
 
-use c2c_controller::pki::{self, Issued, Request};
+use crate::started::{issue, port_after};
+use c2c_controller::pki;
 use c2c_proto::tls::{self, Files, Identity, Role};
 use c2c_proto::v1;
 use c2c_proto::v1::agent_message::Message as ToController;
@@ -11,10 +12,9 @@ use c2c_proto::v1::operator_client::OperatorClient;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore, SupportedProtocolVersion};
-use std::io::{BufRead, BufReader, Lines};
+use std::io::{BufRead, BufReader};
 use std::net::{IpAddr, Ipv4Addr};
-use std::path::Path;
-use std::process::{Child, ChildStderr, Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use tempfile::TempDir;
@@ -198,29 +198,6 @@ impl Drop for Api {
     fn drop(&mut self) {
         self.kill();
     }
-}
-
-fn port_after(log: &mut Lines<BufReader<ChildStderr>>, marker: &str) -> u16 {
-    let mut seen = Vec::new();
-    loop {
-        let Some(Ok(line)) = log.next() else { panic!("the controller did not start:\n{}", seen.join("\n")) };
-        if let Some((_, rest)) = line.split_once(marker) {
-            return rest.split(' ').next().unwrap().parse().unwrap();
-        }
-        seen.push(line);
-    }
-}
-
-/// A new certificate each time.
-fn issue(pki: &Path, role: Role, name: &str, address: Ipv4Addr) -> Files {
-    for end in ["crt", "key"] {
-        // There is none the first time.
-        let _ = std::fs::remove_file(pki.join(format!("{name}.{end}")));
-    }
-    let request = Request::for_days(role, name, 1, SystemTime::now());
-    let request = Request { addresses: vec![address.into()], ..request };
-    let Issued { ca, certificate, key } = pki::issue(pki, pki, &request).unwrap();
-    Files { ca, cert: certificate, key }
 }
 
 /// A connection.

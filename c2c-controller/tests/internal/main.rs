@@ -10,3 +10,5 @@ mod harness;
 mod leases;
 mod policies;
 mod replicas;
+#[path = "../started/mod.rs"]
+mod started;

@@ -1,6 +1,6 @@
 //! Everything of the policy API that cf does not show: who gets in, versions, filters, tags, headers, limits, TLS.
 
-use crate::harness::{Api, issue, within};
+use crate::harness::{Api, within};
 use c2c_controller::domain::{AppId, Parts, Tag, TagHeld};
 use c2c_proto::tls::Role;
 use nix::sys::signal::Signal;
@@ -220,7 +220,7 @@ async fn tls_1_2_and_1_3_and_a_certificate_that_is_read_again() {
         assert_eq!(api.connect_with(&[version]).await.send("GET", "/health", &[], "").await.status, 200);
     }
     let mut before = api.connect().await;
-    issue(api.directory.path(), Role::Controller, "rest");
+    api.issue(Role::Controller, "rest");
     api.signal(Signal::SIGHUP);
     let changed = async {
         while api.connect().await.certificate() == before.certificate() {

@@ -1,10 +1,11 @@
 //! A controller with the policy API, and a client that sends exactly the bytes that it is given.
 
 use crate::cc::{CloudController, World};
+use crate::started::{issue, port_after};
 use crate::uaa::{SECRET, Uaa};
 use c2c_controller::backup::{self, Header};
 use c2c_controller::domain::{Parts, Timestamp};
-use c2c_controller::pki::{self, Issued, Request};
+use c2c_controller::pki;
 use c2c_controller::store::StoreId;
 use c2c_proto::tls::{self, Files, Identity, Role};
 use c2c_proto::v1::ListAccessRequest;
@@ -14,10 +15,9 @@ use nix::unistd::Pid;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore, SupportedProtocolVersion};
-use std::io::{BufRead, BufReader, Lines};
+use std::io::{BufRead, BufReader};
 use std::net::Ipv4Addr;
-use std::path::Path;
-use std::process::{Child, ChildStderr, Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use tempfile::TempDir;
@@ -83,7 +83,7 @@ impl Api {
     async fn start_with(more: impl FnOnce(&mut Command, &CloudController)) -> Self {
         let directory = tempfile::tempdir().unwrap();
         pki::init(&directory.path().join("pki"), SystemTime::now()).unwrap();
-        let issue = |role, name| issue(directory.path(), role, name);
+        let issue = |role, name| issue(&directory.path().join("pki"), role, name, Ipv4Addr::LOCALHOST);
         let uaa = Uaa::start(&issue(Role::Controller, "uaa")).await;
         let cc = CloudController::start(&issue(Role::Controller, "cc")).await;
         let (files, rest) = (issue(Role::Controller, "controller"), issue(Role::Controller, "rest"));
@@ -120,6 +120,11 @@ impl Api {
         Self { uaa, cc, directory, rest, child, rest_port, port }
     }
 
+    /// A certificate for this machine's loopback; a new one each time.
+    pub(crate) fn issue(&self, role: Role, name: &str) -> Files {
+        issue(&self.directory.path().join("pki"), role, name, Ipv4Addr::LOCALHOST)
+    }
+
     /// A connection, with any version of TLS.
     pub(crate) async fn connect(&self) -> Client {
         self.connect_with(rustls::ALL_VERSIONS).await
@@ -150,7 +155,7 @@ impl Api {
     }
 
     pub(crate) fn operator(&self) -> OperatorClient<Channel> {
-        let operator = Identity::load(&issue(self.directory.path(), Role::Operator, "admin")).unwrap();
+        let operator = Identity::load(&self.issue(Role::Operator, "admin")).unwrap();
         OperatorClient::new(tls::channel(&format!("https://127.0.0.1:{}", self.port), operator).unwrap())
     }
 
@@ -176,30 +181,6 @@ impl Drop for Api {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
-}
-
-fn port_after(log: &mut Lines<BufReader<ChildStderr>>, marker: &str) -> u16 {
-    let mut seen = Vec::new();
-    loop {
-        let Some(Ok(line)) = log.next() else { panic!("the controller did not start:\n{}", seen.join("\n")) };
-        if let Some((_, rest)) = line.split_once(marker) {
-            return rest.split(' ').next().unwrap().parse().unwrap();
-        }
-        seen.push(line);
-    }
-}
-
-/// A certificate for this machine's loopback; a new one each time.
-pub(crate) fn issue(directory: &Path, role: Role, name: &str) -> Files {
-    let pki = directory.join("pki");
-    for end in ["crt", "key"] {
-        // There is none the first time.
-        let _ = std::fs::remove_file(pki.join(format!("{name}.{end}")));
-    }
-    let request = Request::for_days(role, name, 1, SystemTime::now());
-    let request = Request { addresses: vec![Ipv4Addr::LOCALHOST.into()], ..request };
-    let Issued { ca, certificate, key } = pki::issue(&pki, &pki, &request).unwrap();
-    Files { ca, cert: certificate, key }
 }
 
 /// A connection to the policy API.

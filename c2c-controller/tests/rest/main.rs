@@ -9,5 +9,7 @@ mod cf;
 mod cleanup;
 mod harness;
 mod importer;
+#[path = "../started/mod.rs"]
+mod started;
 mod stub;
 mod uaa;
