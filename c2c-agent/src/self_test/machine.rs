@@ -26,7 +26,7 @@ const MOST: u32 = 6;
 /// A cell that has answered none of so many is away, or speaks no self-test.
 const PATIENCE: u32 = 3;
 /// From one attempt to the next. Far longer than a round trip between cells.
-const ATTEMPT: Duration = Duration::from_millis(300);
+pub(super) const ATTEMPT: Duration = Duration::from_millis(300);
 /// Cells that are believed: with two that agree there is a majority.
 const BELIEVED: usize = 2;
 /// Cells asked in one round.

@@ -3,7 +3,7 @@
 
 use super::fallback::{Fallback, FallbackError};
 use super::frame::{self, Ends, Heard, Kind, Piece};
-use super::machine::{Command, Input, Machine, Step, Verdict};
+use super::machine::{ATTEMPT, Command, Input, Machine, Step, Verdict};
 use super::rig::{self, Rig, RigError};
 use super::{Mode, View};
 use crate::fabric::{Fabric, Tunnels, report_chain};
@@ -28,8 +28,9 @@ use tokio::time::{sleep, sleep_until};
 /// The VXLAN device may be made anew, and the host changes without a word.
 const LOOK_AGAIN: Duration = Duration::from_secs(10);
 /// A look takes the fabric's lock and reads every lease, and most changes of the world are of policies: many of them are
-/// looked at together. A new cell's first probes wait for it no longer than they are repeated.
-const LOOK_PAUSE: Duration = Duration::from_secs(1);
+/// looked at together. A new cell is known before it has asked twice: one that is not answered thrice gives up for a minute.
+const LOOK_PAUSE: Duration = Duration::from_millis(250);
+const _: () = assert!(LOOK_PAUSE.as_millis() < ATTEMPT.as_millis());
 /// Answers that a cell gives, all others together: five cells that test at once, and no more than a trickle for a flood.
 const ANSWERS: Limit = Limit { burst: 400, interval_ns: 10_000_000 };
 /// The largest that merging makes of a probe, and a little more.
