@@ -22,11 +22,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use aya::Ebpf;
-use aya::maps::{Array, MapData, PerCpuArray, RingBuf};
+use aya::maps::{Array, MapData, RingBuf};
 use aya::programs::TcAttachType;
 use c2c_common::addr::{Addr, from_ipv4, to_ipv4};
-use c2c_common::counter::Counter;
-use c2c_common::flow::{Flow, FlowKey};
+use c2c_common::flow::FlowKey;
 use c2c_common::layout::{
     self, Config, Connections, EgressClass, EgressPorts, EgressPortsKey, Endpoint, Lease, LeaseKey,
     PolicyKey, ServiceKey,
@@ -36,7 +35,7 @@ use c2c_common::outside::Translation;
 pub use egress::{EgressRange, EgressRows, MappedPort};
 pub use error::Error;
 pub use load::OBJECT;
-pub use people::{CounterRow, FlowRow, MapUse, TranslationRow};
+pub use people::{CounterRow, FlowRow, MapUse, Reader, TranslationRow};
 pub use sweep::{Found, Sweeper, Swept};
 pub use table::Change;
 
@@ -113,15 +112,13 @@ pub struct Datapath {
     links: Links,
     trace: Option<trace::Reader>,
     sweeper: Arc<Sweeper>,
+    reader: Arc<Reader>,
     config: Array<MapData, Raw<Config>>,
     epoch: Array<MapData, u32>,
     endpoints: Table<Addr, Raw<Endpoint>>,
     leases: Table<Raw<LeaseKey>, Raw<Lease>>,
     cells: Table<Addr, u32>,
     policies: Table<Raw<PolicyKey>, u64>,
-    flows: Cache<Raw<FlowKey>, Raw<Flow>>,
-    refusals: Cache<Addr, u64>,
-    counters: PerCpuArray<MapData, Raw<Counter>>,
     mappings: Mappings,
     egress: Table<EgressRange, Raw<EgressClass>, Trie>,
     egress_ports: Table<Raw<EgressPortsKey>, Raw<EgressPorts>>,
@@ -153,17 +150,16 @@ impl Datapath {
         let mut programs = load::programs(settings)?;
         let trace = trace::Reader::start(&mut programs, settings.trace)?;
         let sweeper = Arc::new(Sweeper::open(&programs)?);
+        let reader = Arc::new(Reader::open(&mut programs)?);
         let mut datapath = Self {
             sweeper,
+            reader,
             config: load::array(&mut programs, layout::CONFIG)?,
             epoch: load::array(&mut programs, layout::EPOCH)?,
             endpoints: load::table(&mut programs, layout::ENDPOINTS)?,
             leases: load::table(&mut programs, layout::LEASES)?,
             cells: load::table(&mut programs, layout::CELLS)?,
             policies: load::table(&mut programs, layout::POLICIES)?,
-            flows: load::hash(&mut programs, layout::FLOWS)?,
-            refusals: load::hash(&mut programs, layout::REFUSALS)?,
-            counters: load::per_cpu(&mut programs, layout::COUNTERS)?,
             mappings: Mappings::open(
                 load::array(&mut programs, layout::MAPPINGS)?,
                 load::table(&mut programs, layout::MAPPED)?,

@@ -1,16 +1,19 @@
 //! What the maps hold, for people and metrics: flows, counters, and how full each map is.
 
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 
-use c2c_common::addr::{Addr, to_ipv4};
-use c2c_common::counter::{Hook, Outcome, index};
+use aya::maps::{MapData, MapError, PerCpuArray};
+use aya::{Ebpf, Pod};
+use c2c_common::addr::{Addr, from_ipv4, to_ipv4};
+use c2c_common::counter::{Counter, Hook, Outcome, index};
 use c2c_common::flow::{End, Flow, FlowKey, State, flag};
-use c2c_common::layout;
+use c2c_common::layout::{self, Connections};
 use c2c_common::outside::Translation;
 use nix::time::{ClockId, clock_gettime};
 
 use super::pod::Raw;
-use super::{Cache, Datapath, Error};
+use super::{Cache, Datapath, Error, load};
 
 /// One flow, seen from the end that opened it.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -87,29 +90,53 @@ pub struct MapUse {
     pub capacity: u64,
 }
 
-impl Datapath {
+/// Reads what the programs fill by themselves. There may be much of it, so this is done beside the datapath and not by it:
+/// an ADD or a policy need not wait for a scrape.
+pub struct Reader {
+    counters: PerCpuArray<MapData, Raw<Counter>>,
+    flows: Cache<Raw<FlowKey>, Raw<Flow>>,
+    refusals: Cache<Addr, u64>,
+    translations: Cache<Raw<FlowKey>, Raw<Translation>>,
+    connections: Cache<Addr, Raw<Connections>>,
+}
+
+impl std::fmt::Debug for Reader {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Reader").finish_non_exhaustive()
+    }
+}
+
+impl Reader {
+    pub(super) fn open(programs: &mut Ebpf) -> Result<Self, Error> {
+        Ok(Self {
+            counters: load::per_cpu(programs, layout::COUNTERS)?,
+            flows: load::hash(programs, layout::FLOWS)?,
+            refusals: load::hash(programs, layout::REFUSALS)?,
+            translations: load::reader(programs, layout::TRANSLATIONS)?,
+            connections: load::reader(programs, layout::CONNECTIONS)?,
+        })
+    }
+
     /// The flow table. Flows come and go while it is read; one that changes place meanwhile may be missing.
     ///
     /// # Errors
-    /// When the clock or the map cannot be read.
+    /// When the map cannot be read.
     pub fn flows(&self) -> Result<Vec<FlowRow>, Error> {
         let now_ns = monotonic_ns();
-        let (flows, capacity) = &self.flows;
-        // Bounded: others change the map meanwhile, and a walk whose place is gone starts over.
-        let entries = flows.iter().take(*capacity as usize).filter_map(Result::ok);
-        Ok(entries.map(|(Raw(key), Raw(flow))| row(&key, &flow, now_ns)).collect())
+        let rows =
+            entries(&self.flows).map(|entry| entry.map(|(Raw(key), Raw(flow))| row(&key, &flow, now_ns)));
+        rows.collect::<Result<_, _>>().map_err(|source| Error::map(layout::FLOWS, source))
     }
 
-    /// The flows with the outside. As for [`Datapath::flows`].
+    /// The flows with the outside of a cell with this address on the underlay. As for [`Reader::flows`].
     ///
     /// # Errors
-    /// When the clock, the configuration or the map cannot be read.
-    pub fn translations(&self) -> Result<Vec<TranslationRow>, Error> {
-        let now_ns = monotonic_ns();
-        let Raw(config) = self.config.get(&0, 0).map_err(|source| Error::map(layout::CONFIG, source))?;
-        let (flows, capacity) = &self.translations;
-        let entries = flows.iter().take(*capacity as usize).filter_map(Result::ok);
-        Ok(entries.map(|(Raw(key), Raw(t))| translation(&key, &t, config.underlay_addr, now_ns)).collect())
+    /// When the map cannot be read.
+    pub fn translations(&self, cell: Ipv4Addr) -> Result<Vec<TranslationRow>, Error> {
+        let (now_ns, cell) = (monotonic_ns(), from_ipv4(cell));
+        let rows = entries(&self.translations)
+            .map(|entry| entry.map(|(Raw(key), Raw(t))| translation(&key, &t, cell, now_ns)));
+        rows.collect::<Result<_, _>>().map_err(|source| Error::map(layout::TRANSLATIONS, source))
     }
 
     /// All counters that are not zero.
@@ -140,35 +167,52 @@ impl Datapath {
         }))
     }
 
-    /// Entries and capacity of every map that can fill up.
-    ///
-    /// # Errors
-    /// When a map cannot be read.
-    pub fn maps(&self) -> Result<Vec<MapUse>, Error> {
-        let used = |name: &str, entries: usize, capacity: u32| MapUse {
-            name: name.to_owned(),
-            entries: entries as u64,
-            capacity: u64::from(capacity),
-        };
-        Ok(vec![
-            used(self.endpoints.name(), self.endpoints.len(), self.endpoints.capacity()),
-            used(self.leases.name(), self.leases.len(), self.leases.capacity()),
-            used(self.cells.name(), self.cells.len(), self.cells.capacity()),
-            used(self.policies.name(), self.policies.len(), self.policies.capacity()),
+    /// Entries and capacity of the maps that the programs fill.
+    #[must_use]
+    pub fn caches(&self) -> Vec<MapUse> {
+        vec![
             used(layout::FLOWS, count(&self.flows), self.flows.1),
             used(layout::REFUSALS, count(&self.refusals), self.refusals.1),
-            used(layout::MAPPINGS, self.mappings.len(), layout::MAPPINGS_CAPACITY),
-            used(self.egress.name(), self.egress.len(), self.egress.capacity()),
-            used(self.egress_ports.name(), self.egress_ports.len(), self.egress_ports.capacity()),
             used(layout::TRANSLATIONS, count(&self.translations), self.translations.1),
             used(layout::CONNECTIONS, count(&self.connections), self.connections.1),
-            used(self.locals.name(), self.locals.len(), self.locals.capacity()),
-            used(self.host_services.name(), self.host_services.len(), self.host_services.capacity()),
-        ])
+        ]
     }
 }
 
-fn count<K: aya::Pod, V: aya::Pod>((map, capacity): &Cache<K, V>) -> usize {
+impl Datapath {
+    /// What reads the maps that the programs fill.
+    #[must_use]
+    pub fn reader(&self) -> Arc<Reader> {
+        Arc::clone(&self.reader)
+    }
+
+    /// Entries and capacity of the maps that the agent fills.
+    #[must_use]
+    pub fn tables(&self) -> Vec<MapUse> {
+        vec![
+            self.endpoints.used(),
+            self.leases.used(),
+            self.cells.used(),
+            self.policies.used(),
+            used(layout::MAPPINGS, self.mappings.len(), layout::MAPPINGS_CAPACITY),
+            self.egress.used(),
+            self.egress_ports.used(),
+            self.locals.used(),
+            self.host_services.used(),
+        ]
+    }
+}
+
+pub(super) fn used(name: &str, entries: usize, capacity: u32) -> MapUse {
+    MapUse { name: name.to_owned(), entries: entries as u64, capacity: u64::from(capacity) }
+}
+
+/// Bounded: programs change the map meanwhile, and a walk whose place is gone starts over.
+fn entries<K: Pod, V: Pod>((map, capacity): &Cache<K, V>) -> impl Iterator<Item = Result<(K, V), MapError>> {
+    map.iter().take(*capacity as usize)
+}
+
+fn count<K: Pod, V: Pod>((map, capacity): &Cache<K, V>) -> usize {
     map.keys().take(*capacity as usize).count()
 }
 

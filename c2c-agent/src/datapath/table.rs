@@ -12,6 +12,7 @@ use c2c_common::layout::{EGRESS_SET_BITS, EgressAddress, EgressClass};
 use super::Error;
 use super::egress::EgressRange;
 use super::error::is_full;
+use super::people::{MapUse, used};
 use super::pod::Raw;
 
 /// What was done to a table.
@@ -110,16 +111,8 @@ impl<K: Copy + Eq + Hash, V: Copy + Eq, M: Map<K, V>> Table<K, V, M> {
         self.rows.iter()
     }
 
-    pub(super) fn name(&self) -> &'static str {
-        self.name
-    }
-
-    pub(super) fn len(&self) -> usize {
-        self.rows.len()
-    }
-
-    pub(super) fn capacity(&self) -> u32 {
-        self.capacity
+    pub(super) fn used(&self) -> MapUse {
+        used(self.name, self.rows.len(), self.capacity)
     }
 
     /// Reads the kernel's rows. True when they differ from what was known.

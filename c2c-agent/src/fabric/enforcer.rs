@@ -109,6 +109,11 @@ impl<K: Kernel> Enforcer<K> {
         Some(CellLease { block: grant.lease.block, overlay: grant.overlay, mtu: self.cell.mtu })
     }
 
+    /// The cell's address on the underlay.
+    pub(super) fn underlay(&self) -> Ipv4Addr {
+        self.cell.underlay
+    }
+
     pub(super) fn udp_port(&self) -> Option<u16> {
         self.lease.as_ref().map(|grant| grant.udp_port)
     }

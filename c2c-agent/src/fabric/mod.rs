@@ -348,20 +348,21 @@ impl Fabric {
         enforcer.datapath().uninstall().map(|()| qdiscs)
     }
 
-    /// The flow table.
+    /// The flow table. The lock is free while it is read, here and below.
     ///
     /// # Errors
     /// When the map cannot be read.
     pub fn flows(&self) -> Result<Vec<FlowRow>, datapath::Error> {
-        self.lock().datapath().flows()
+        self.reader().flows()
     }
 
     /// The flows with the outside.
     ///
     /// # Errors
-    /// When a map cannot be read.
+    /// When the map cannot be read.
     pub fn translations(&self) -> Result<Vec<TranslationRow>, datapath::Error> {
-        self.lock().datapath().translations()
+        let cell = self.lock().underlay();
+        self.reader().translations(cell)
     }
 
     /// Gives what rules ask to be logged to `take`, on a thread of its own.
@@ -377,15 +378,19 @@ impl Fabric {
     /// # Errors
     /// When the map cannot be read.
     pub fn counters(&self) -> Result<Vec<CounterRow>, datapath::Error> {
-        self.lock().datapath().counters()
+        self.reader().counters()
     }
 
-    /// How full every map is.
-    ///
-    /// # Errors
-    /// When a map cannot be read.
-    pub fn maps(&self) -> Result<Vec<MapUse>, datapath::Error> {
-        self.lock().datapath().maps()
+    /// How full every map is that can fill up.
+    #[must_use]
+    pub fn maps(&self) -> Vec<MapUse> {
+        let mut maps = self.lock().datapath().tables();
+        maps.extend(self.reader().caches());
+        maps
+    }
+
+    fn reader(&self) -> Arc<datapath::Reader> {
+        self.lock().datapath().reader()
     }
 }
 

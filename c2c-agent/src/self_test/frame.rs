@@ -197,7 +197,8 @@ fn is_ours(transport: &[u8]) -> bool {
 fn read_probe(ends: Ends, segment: &[u8], sound: bool) -> Option<Heard> {
     let (offset, nonce) = (be32(segment, 4)?, be32(segment, 8)?);
     let payload = segment.get(TCP_HEADER..)?;
-    let intact = payload.iter().zip(offset..).all(|(byte, at)| *byte == pattern(nonce, at));
+    // Wrapping: the offset is what another cell says it is.
+    let intact = (0..).zip(payload).all(|(at, byte)| *byte == pattern(nonce, offset.wrapping_add(at)));
     let len = u32::try_from(payload.len()).ok()?;
     Some(Heard::Probe(ends, Piece { nonce, offset, len, whole: sound && intact }))
 }
@@ -354,6 +355,27 @@ mod tests {
         #[test]
         fn nothing_that_comes_is_too_much(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
             let _ = read(&bytes);
+        }
+
+        #[test]
+        fn nothing_that_a_probe_says_is_too_much(
+            kind in proptest::sample::select(&Kind::ALL[..]),
+            changes in proptest::collection::vec((0..VNET_LEN + PROBE_HEADERS, any::<u8>()), 0..8),
+            len in 0..5_000usize,
+        ) {
+            let mut frame = sent(kind, 3);
+            changes.into_iter().for_each(|(at, byte)| frame[at] = byte);
+            frame.truncate(len);
+            let _ = read(&frame);
+        }
+
+        #[test]
+        fn an_offset_may_be_any_number(offset in u32::MAX - 2_000..) {
+            let mut frame = sent(Kind::Plain, 3);
+            let at = VNET_LEN + ETH + IPV4 + 4;
+            frame[at..at + 4].copy_from_slice(&offset.to_be_bytes());
+            let Some(Heard::Probe(_, piece)) = read(&frame) else { panic!("it is a probe") };
+            prop_assert_eq!((piece.offset, piece.whole), (offset, false));
         }
 
         #[test]

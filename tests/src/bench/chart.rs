@@ -15,7 +15,7 @@ const METRICS: [Metric; 4] = [STREAM, ROUND_TRIP_P50, CONNECTIONS, DATAGRAMS];
 /// Part of a metric's room that its bars take.
 const BARS: f64 = 0.8;
 
-/// Draws the scenario of two cells as SVG; a half for which there are no figures stays empty.
+/// Draws the scenario of two cells with the most containers as SVG; a half for which there are no figures stays empty.
 ///
 /// # Errors
 /// When the chart cannot be drawn.
@@ -26,7 +26,9 @@ pub fn chart(rows: &[Row]) -> Result<String> {
 }
 
 fn draw(rows: &[Row], svg: &mut String) -> Drawn {
-    let rows: Vec<&Row> = rows.iter().filter(|row| row.scenario == SCENARIO).collect();
+    let rows = rows.iter().filter(|row| row.scenario == SCENARIO);
+    let most = rows.clone().map(|row| row.containers).max();
+    let rows: Vec<&Row> = rows.filter(|row| Some(row.containers) == most).collect();
     let area = SVGBackend::with_string(svg, SIZE).into_drawing_area();
     area.fill(&WHITE)?;
     let (left, right) = area.split_horizontally(SIZE.0 / 2);
@@ -36,17 +38,19 @@ fn draw(rows: &[Row], svg: &mut String) -> Drawn {
     Ok(())
 }
 
-/// Bars: ratios to bare with the fewest containers and policies that there are.
+/// Bars: ratios to bare with the fewest policies that there are.
 fn costs(rows: &[&Row], area: &Area<'_>) -> Drawn {
-    let Some((containers, policies)) = rows.iter().map(|row| (row.containers, row.policies)).min() else {
+    let Some((policies, containers)) = rows.iter().map(|row| (row.policies, row.containers)).min() else {
         return Ok(());
     };
-    let here = rows.iter().filter(|row| (row.containers, row.policies) == (containers, policies));
+    let here = rows.iter().filter(|row| row.policies == policies);
     let bars: Vec<(f64, f64, Fabric)> = here.filter_map(|row| bar(row)).collect();
     let highest = bars.iter().map(|(_, ratio, _)| *ratio).fold(1.0, f64::max) * 1.1;
-    let caption = format!("Ratio to bare: {containers} containers, {policies} policies");
+    let caption = format!(
+        "Ratio to bare (more is better, but for round trips): {containers} containers, {policies} policies"
+    );
     let mut chart = ChartBuilder::on(area)
-        .caption(caption, ("sans-serif", 16))
+        .caption(caption, ("sans-serif", 13))
         .margin(12)
         .x_label_area_size(30)
         .y_label_area_size(45)
@@ -76,18 +80,23 @@ fn bar(row: &Row) -> Option<(f64, f64, Fabric)> {
 /// Lines: the median round trip over the number of policies, both axes logarithmic; without policies is drawn at one.
 fn growth(rows: &[&Row], area: &Area<'_>) -> Drawn {
     let trips: Vec<&&Row> = rows.iter().filter(|row| row.metric == ROUND_TRIP_P50.name).collect();
+    let Some(containers) = trips.first().map(|row| row.containers) else { return Ok(()) };
     let lowest = trips.iter().map(|row| row.median).fold(f64::INFINITY, f64::min);
     let highest = trips.iter().map(|row| row.median).fold(0.0, f64::max);
-    if trips.is_empty() {
-        return Ok(());
-    }
     let mut chart = ChartBuilder::on(area)
-        .caption("TCP round trip p50, us, by policies", ("sans-serif", 16))
+        .caption(format!("TCP round trip p50, us, by policies: {containers} containers"), ("sans-serif", 13))
         .margin(12)
         .x_label_area_size(30)
         .y_label_area_size(55)
         .build_cartesian_2d((1.0..200_000.0).log_scale(), (lowest / 1.5..highest * 1.5).log_scale())?;
-    chart.configure_mesh().light_line_style(TRANSPARENT).draw()?;
+    let whole = |number: &f64| format!("{number:.0}");
+    let policies = |number: &f64| if *number > 1.0 { whole(number) } else { "0".to_owned() };
+    chart
+        .configure_mesh()
+        .light_line_style(TRANSPARENT)
+        .x_label_formatter(&policies)
+        .y_label_formatter(&whole)
+        .draw()?;
     for fabric in Fabric::ALL {
         let mut points: Vec<(f64, f64)> = trips
             .iter()
