@@ -38,7 +38,7 @@ impl Handler {
             Request::Ready => self.ready(),
             Request::NetIn(port) => json(&self.manager.net_in(port).await?),
             Request::NetOut(rules) => json(&self.manager.net_out(rules).await?),
-            Request::Status => self.look(|observer| Ok(observer.status())).await,
+            Request::Status => self.look(Observer::status).await,
             Request::Endpoints => self.look(|observer| Ok(observer.endpoints())).await,
             Request::Policies => self.look(|observer| Ok(observer.policies())).await,
             Request::Flows => self.look(Observer::flows).await,

@@ -4,6 +4,7 @@
 //! programs on them and swaps each link's program atomically (`BPF_LINK_UPDATE`), so that no packet is lost. It does not
 //! know what the rows mean or why they are wanted; that is the fabric's.
 
+mod batch;
 mod egress;
 mod error;
 mod events;
@@ -326,6 +327,23 @@ impl Datapath {
             self.policies.rows().any(|(key, old)| old & !want.get(&key.0).copied().unwrap_or(0) != 0);
         let rows = want.iter().map(|(key, ports)| (Raw(*key), *ports)).collect();
         let change = self.policies.set(&rows);
+        if takes_away {
+            self.raise_epoch()?;
+        }
+        change
+    }
+
+    /// Makes some of the policy rows these, 0: none, and leaves the others. Otherwise as [`Datapath::set_policies`].
+    ///
+    /// # Errors
+    /// As [`Datapath::set_policies`].
+    pub fn change_policies(&mut self, rows: &BTreeMap<PolicyKey, u64>) -> Result<Change, Error> {
+        let old = |key: &PolicyKey| self.policies.get(&Raw(*key)).copied().unwrap_or(0);
+        let takes_away = rows.iter().any(|(key, bits)| old(key) & !bits != 0);
+        let (gone, kept): (Vec<_>, Vec<_>) =
+            rows.iter().map(|(key, bits)| (Raw(*key), *bits)).partition(|(_, bits)| *bits == 0);
+        let gone: Vec<_> = gone.into_iter().map(|(key, _)| key).collect();
+        let change = self.policies.replace(&gone, &kept.into_iter().collect());
         if takes_away {
             self.raise_epoch()?;
         }

@@ -3,7 +3,7 @@
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
-use aya::maps::{MapData, MapError, PerCpuArray};
+use aya::maps::{MapData, PerCpuArray};
 use aya::{Ebpf, Pod};
 use c2c_common::addr::{Addr, from_ipv4, to_ipv4};
 use c2c_common::counter::{Counter, Hook, Outcome, index};
@@ -13,7 +13,7 @@ use c2c_common::outside::Translation;
 use nix::time::{ClockId, clock_gettime};
 
 use super::pod::Raw;
-use super::{Cache, Datapath, Error, load};
+use super::{Cache, Datapath, Error, batch, load};
 
 /// One flow, seen from the end that opened it.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -117,15 +117,14 @@ impl Reader {
         })
     }
 
-    /// The flow table. Flows come and go while it is read; one that changes place meanwhile may be missing.
+    /// The flow table. Flows that come or go while it is read may be in it or not.
     ///
     /// # Errors
     /// When the map cannot be read.
     pub fn flows(&self) -> Result<Vec<FlowRow>, Error> {
         let now_ns = monotonic_ns();
-        let rows =
-            entries(&self.flows).map(|entry| entry.map(|(Raw(key), Raw(flow))| row(&key, &flow, now_ns)));
-        rows.collect::<Result<_, _>>().map_err(|source| Error::map(layout::FLOWS, source))
+        let rows = rows(layout::FLOWS, &self.flows)?.into_iter();
+        Ok(rows.map(|(Raw(key), Raw(flow))| row(&key, &flow, now_ns)).collect())
     }
 
     /// The flows with the outside of a cell with this address on the underlay. As for [`Reader::flows`].
@@ -134,9 +133,8 @@ impl Reader {
     /// When the map cannot be read.
     pub fn translations(&self, cell: Ipv4Addr) -> Result<Vec<TranslationRow>, Error> {
         let (now_ns, cell) = (monotonic_ns(), from_ipv4(cell));
-        let rows = entries(&self.translations)
-            .map(|entry| entry.map(|(Raw(key), Raw(t))| translation(&key, &t, cell, now_ns)));
-        rows.collect::<Result<_, _>>().map_err(|source| Error::map(layout::TRANSLATIONS, source))
+        let rows = rows(layout::TRANSLATIONS, &self.translations)?.into_iter();
+        Ok(rows.map(|(Raw(key), Raw(t))| translation(&key, &t, cell, now_ns)).collect())
     }
 
     /// All counters that are not zero.
@@ -168,14 +166,16 @@ impl Reader {
     }
 
     /// Entries and capacity of the maps that the programs fill.
-    #[must_use]
-    pub fn caches(&self) -> Vec<MapUse> {
-        vec![
-            used(layout::FLOWS, count(&self.flows), self.flows.1),
-            used(layout::REFUSALS, count(&self.refusals), self.refusals.1),
-            used(layout::TRANSLATIONS, count(&self.translations), self.translations.1),
-            used(layout::CONNECTIONS, count(&self.connections), self.connections.1),
-        ]
+    ///
+    /// # Errors
+    /// When a map cannot be read.
+    pub fn caches(&self) -> Result<Vec<MapUse>, Error> {
+        Ok(vec![
+            cached(layout::FLOWS, &self.flows)?,
+            cached(layout::REFUSALS, &self.refusals)?,
+            cached(layout::TRANSLATIONS, &self.translations)?,
+            cached(layout::CONNECTIONS, &self.connections)?,
+        ])
     }
 }
 
@@ -207,13 +207,12 @@ pub(super) fn used(name: &str, entries: usize, capacity: u32) -> MapUse {
     MapUse { name: name.to_owned(), entries: entries as u64, capacity: u64::from(capacity) }
 }
 
-/// Bounded: programs change the map meanwhile, and a walk whose place is gone starts over.
-fn entries<K: Pod, V: Pod>((map, capacity): &Cache<K, V>) -> impl Iterator<Item = Result<(K, V), MapError>> {
-    map.iter().take(*capacity as usize)
+fn cached<K: Pod, V: Pod>(name: &str, cache: &Cache<K, V>) -> Result<MapUse, Error> {
+    Ok(used(name, rows(name, cache)?.len(), cache.1))
 }
 
-fn count<K: Pod, V: Pod>((map, capacity): &Cache<K, V>) -> usize {
-    map.keys().take(*capacity as usize).count()
+pub(super) fn rows<K: Pod, V: Pod>(name: &str, (map, _): &Cache<K, V>) -> Result<Vec<(K, V)>, Error> {
+    batch::rows(map).map_err(|source| Error::map(name, source))
 }
 
 fn row(key: &FlowKey, flow: &Flow, now_ns: u64) -> FlowRow {

@@ -11,7 +11,7 @@ use c2c_common::layout::{CONNECTIONS, Connections, ENDED_UNSEEN, TRANSLATIONS};
 use c2c_common::outside::Translation;
 
 use super::load::reader;
-use super::people::monotonic_ns;
+use super::people::{monotonic_ns, rows};
 use super::pod::Raw;
 use super::{Cache, Datapath, Error};
 
@@ -58,11 +58,9 @@ impl Sweeper {
     pub fn look(&self, devices: HashMap<Addr, u32>) -> Result<Found, Error> {
         // Read before the flows are: a connection that opens meanwhile is then counted among the living only, which
         // errs on the side of the ceiling until the next sweep.
-        let rows = self.connections.0.iter().take(self.connections.1 as usize);
-        let open = rows.map(|row| row.map(|(addr, Raw(c))| (addr, c.opened.saturating_sub(c.closed))));
-        let open = open.collect::<Result<_, _>>().map_err(|source| Error::map(CONNECTIONS, source))?;
-        // Bounded: programs change the map meanwhile, and a walk whose place is gone starts over.
-        let flows = self.flows.0.iter().take(self.flows.1 as usize).filter_map(Result::ok);
+        let connections = rows(CONNECTIONS, &self.connections)?.into_iter();
+        let open = connections.map(|(addr, Raw(c))| (addr, c.opened.saturating_sub(c.closed))).collect();
+        let flows = rows(TRANSLATIONS, &self.flows)?.into_iter();
         Ok(Found { devices, open, flows: flows.map(|(Raw(key), Raw(flow))| (key, flow)).collect() })
     }
 }

@@ -10,6 +10,7 @@ use aya::maps::{HashMap, MapData, MapError};
 use c2c_common::layout::{EGRESS_SET_BITS, EgressAddress, EgressClass};
 
 use super::Error;
+use super::batch;
 use super::egress::EgressRange;
 use super::error::is_full;
 use super::people::{MapUse, used};
@@ -50,7 +51,7 @@ pub(super) trait Map<K, V> {
 
 impl<K: Pod + Eq + Hash, V: Pod> Map<K, V> for HashMap<MapData, K, V> {
     fn all(&self) -> Result<Rows<K, V>, MapError> {
-        self.iter().collect()
+        Ok(batch::rows(self)?.into_iter().collect())
     }
 
     fn put(&mut self, key: &K, value: &V) -> Result<(), MapError> {
@@ -111,6 +112,10 @@ impl<K: Copy + Eq + Hash, V: Copy + Eq, M: Map<K, V>> Table<K, V, M> {
         self.rows.iter()
     }
 
+    pub(super) fn get(&self, key: &K) -> Option<&V> {
+        self.rows.get(key)
+    }
+
     pub(super) fn used(&self) -> MapUse {
         used(self.name, self.rows.len(), self.capacity)
     }
@@ -148,10 +153,15 @@ impl<K: Copy + Eq + Hash, V: Copy + Eq, M: Map<K, V>> Table<K, V, M> {
     /// rows and never neither; only rows that a full map refuses wait until the old ones made room.
     pub(super) fn set(&mut self, want: &Rows<K, V>) -> Result<Change, Error> {
         let old: Vec<K> = self.rows.keys().filter(|key| !want.contains_key(key)).copied().collect();
-        let mut change = Change { removed: old.len(), ..Change::default() };
-        let late = self.put_all(want.iter(), &mut change)?;
-        for key in &old {
-            self.remove(key)?;
+        self.replace(&old, want)
+    }
+
+    /// Adds and replaces some rows, and removes others, in this order as for [`Table::set`].
+    pub(super) fn replace(&mut self, old: &[K], new: &Rows<K, V>) -> Result<Change, Error> {
+        let mut change = Change::default();
+        let late = self.put_all(new.iter(), &mut change)?;
+        for key in old {
+            change.removed += usize::from(self.remove(key)?);
         }
         let refused = self.put_all(late.iter().map(|(key, value)| (key, value)), &mut change)?;
         if refused.is_empty() { Ok(change) } else { Err(self.full()) }

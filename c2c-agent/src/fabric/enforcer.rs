@@ -6,6 +6,7 @@
 //! world. A set of egress rules is whole before an endpoint has it, and goes after the last one has left it.
 
 mod pass;
+mod step;
 
 use super::kernel::Kernel;
 use super::outside::Outside;
@@ -18,7 +19,7 @@ use crate::lease::Grant;
 use crate::policy::compile::{self, Cell, Placed, Rows, Scene};
 use crate::policy::mirror::{Mirror, Mismatch, Update};
 use crate::policy::saved::{Saved, SavedError};
-use crate::policy::world::{self, Hosted, Policy};
+use crate::policy::world::{self, Hosted, Policy, Rule, Tags};
 use c2c_common::layout;
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -44,6 +45,17 @@ pub(super) struct Enforcer<K> {
     saved: Option<Saved>,
     /// Whether the world that is enforced is the one on disk.
     remembered: bool,
+    /// What of it this agent has written.
+    written: Option<Written>,
+}
+
+/// Sizes in bytes.
+#[derive(Clone, Copy, Debug)]
+struct Written {
+    /// The world, as a whole.
+    world: u64,
+    /// The steps after it.
+    steps: u64,
 }
 
 impl<K: Kernel> Enforcer<K> {
@@ -68,6 +80,7 @@ impl<K: Kernel> Enforcer<K> {
             failure: None,
             saved: None,
             remembered: true,
+            written: None,
         }
     }
 
@@ -81,8 +94,10 @@ impl<K: Kernel> Enforcer<K> {
     pub(super) fn remember(&mut self) -> Result<(), SavedError> {
         self.remembered = false;
         if let Some(saved) = &self.saved {
-            saved.put_world(self.mirror.world())?;
+            self.written = None;
+            self.written = Some(Written { world: saved.put_world(self.mirror.world())?, steps: 0 });
         }
+        self.mirror.remembered();
         self.remembered = true;
         Ok(())
     }
@@ -143,16 +158,17 @@ impl<K: Kernel> Enforcer<K> {
 
     pub(super) fn take(&mut self, updates: impl IntoIterator<Item = Update>) -> Result<Applied, Mismatch> {
         let mut changed = self.failure.is_some();
+        let mut step = self.step();
         let taken = updates.into_iter().try_for_each(|update| {
             let only_revision = matches!(&update, Update::Delta { changes, .. } if changes.is_empty());
-            self.mirror.take(update)?;
+            step = self.take_one(update, step.take())?;
             changed |= !only_revision;
             Ok(())
         });
-        if changed {
-            self.remember_and_enforce();
-        } else {
-            self.enforced = self.mirror.world().revision;
+        match step.filter(|_| !self.mirror.rewritten()) {
+            _ if !changed => self.enforced = self.mirror.world().revision,
+            Some(step) => self.remember_and_enforce_step(&step),
+            None => self.remember_and_enforce(),
         }
         taken.map(|()| self.applied())
     }
@@ -469,10 +485,6 @@ impl<K: Kernel> Enforcer<K> {
 
     pub(super) fn view(&self) -> View {
         let world = self.mirror.world();
-        let hosted = self.mirror.hosted();
-        let touching = world.policies.iter().filter(|(rule, _)| rule.touches(&hosted.apps));
-        let tags = compile::tags(world);
-        let tag = |app: &String| tags.get(app.as_str()).copied().unwrap_or(0);
         let own = self.lease.as_ref().map(|grant| grant.lease.cell.as_str());
         View {
             applied: self.applied(),
@@ -483,13 +495,32 @@ impl<K: Kernel> Enforcer<K> {
             lease: self.lease.clone(),
             peers: world.leases.values().filter(|lease| Some(lease.cell.as_str()) != own).count(),
             endpoints: self.placed.len(),
-            apps: hosted.apps.iter().map(|app| (app.clone(), tag(app))).collect(),
-            policies: touching.map(|(rule, tags)| Policy { rule: rule.clone(), tags: *tags }).collect(),
+            apps: self.tags(),
+            // A world that a stream keeps up to date has no others.
+            policies: if self.mirror.is_live() { world.policies.len() } else { self.touching().count() },
             groups: world.groups.len(),
             skipped: self.outside.skipped().iter().cloned().collect(),
             mapped_ports: compile::mappings(&self.placed).len(),
             max_connections: self.outside.network().outbound.max_connections,
         }
+    }
+
+    /// The tags in force, by app.
+    fn tags(&self) -> BTreeMap<String, u16> {
+        let rows = self.datapath.endpoints().unwrap_or_default();
+        let tag = |address| rows.get(address).map_or(0, |row| row.tag);
+        let named = self.placed.iter().filter(|(_, place)| world::is_name(&place.app));
+        named.map(|(address, place)| (place.app.clone(), tag(address))).collect()
+    }
+
+    /// The policies that touch a hosted app.
+    pub(super) fn policies(&self) -> Vec<Policy> {
+        self.touching().map(|(rule, tags)| Policy { rule: rule.clone(), tags: *tags }).collect()
+    }
+
+    fn touching(&self) -> impl Iterator<Item = (&Rule, &Tags)> {
+        let apps = &self.mirror.hosted().apps;
+        self.mirror.world().policies.iter().filter(move |(rule, _)| rule.touches(apps))
     }
 
     pub(super) fn tunnels(&self) -> Option<Tunnels> {

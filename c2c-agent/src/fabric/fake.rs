@@ -152,6 +152,18 @@ impl Kernel for Fake {
         if want.len() > self.room { Err(full("POLICIES")) } else { Ok(change) }
     }
 
+    fn change_policies(&mut self, rows: &BTreeMap<PolicyKey, u64>) -> Result<Change, Error> {
+        let mut all = self.policies.clone();
+        all.extend(rows);
+        all.retain(|_, ports| *ports != 0);
+        self.log.push(format!("{} of {} policies", rows.len(), all.len()));
+        if all.len() > self.room {
+            return Err(full("POLICIES"));
+        }
+        self.policies = all;
+        Ok(Change::default())
+    }
+
     fn put_egress(&mut self, rows: &EgressRows) -> Result<Change, Error> {
         let mut all = self.egress.clone();
         all.ranges.extend(rows.ranges.iter().map(|(range, class)| (*range, *class)));

@@ -37,6 +37,8 @@ pub trait Kernel: Send + 'static {
     fn set_leases(&mut self, want: &BTreeMap<LeaseKey, Lease>) -> Result<Change, Error>;
     /// Makes the policies these.
     fn set_policies(&mut self, want: &BTreeMap<PolicyKey, u64>) -> Result<Change, Error>;
+    /// Makes some of the policies these, 0: none.
+    fn change_policies(&mut self, rows: &BTreeMap<PolicyKey, u64>) -> Result<Change, Error>;
     /// Adds rows of egress rules; removes none.
     fn put_egress(&mut self, rows: &EgressRows) -> Result<Change, Error>;
     /// Removes all rows of egress rules but these.
@@ -102,6 +104,10 @@ impl Kernel for Datapath {
 
     fn set_policies(&mut self, want: &BTreeMap<PolicyKey, u64>) -> Result<Change, Error> {
         Self::set_policies(self, want)
+    }
+
+    fn change_policies(&mut self, rows: &BTreeMap<PolicyKey, u64>) -> Result<Change, Error> {
+        Self::change_policies(self, rows)
     }
 
     fn put_egress(&mut self, rows: &EgressRows) -> Result<Change, Error> {

@@ -24,7 +24,7 @@ use crate::lease::Grant;
 use crate::policy::compile::{Cell, Placed};
 use crate::policy::mirror::{Announcement, Mirror, Mismatch, Opening, Update};
 use crate::policy::saved::{Saved, SavedError};
-use crate::policy::world::World;
+use crate::policy::world::{Policy, World};
 use c2c_common::layout::Event;
 use enforcer::Enforcer;
 use ipnet::Ipv4Net;
@@ -280,6 +280,11 @@ impl<K: Kernel> Fabric<K> {
         self.lock().view()
     }
 
+    /// The policies that touch an app of this cell.
+    pub fn policies(&self) -> Vec<Policy> {
+        self.lock().policies()
+    }
+
     /// Told when the apps and spaces hosted may have changed.
     #[must_use]
     pub fn watch_apps(&self) -> watch::Receiver<()> {
@@ -382,11 +387,13 @@ impl Fabric {
     }
 
     /// How full every map is that can fill up.
-    #[must_use]
-    pub fn maps(&self) -> Vec<MapUse> {
+    ///
+    /// # Errors
+    /// When a map cannot be read.
+    pub fn maps(&self) -> Result<Vec<MapUse>, datapath::Error> {
         let mut maps = self.lock().datapath().tables();
-        maps.extend(self.reader().caches());
-        maps
+        maps.extend(self.reader().caches()?);
+        Ok(maps)
     }
 
     fn reader(&self) -> Arc<datapath::Reader> {

@@ -2,7 +2,6 @@
 
 use crate::lease::Grant;
 use crate::policy::select::{Choice, Selected};
-use crate::policy::world::Policy;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -39,8 +38,8 @@ pub struct View {
     pub endpoints: usize,
     /// Tag by app hosted here, 0 when no policy names it.
     pub apps: BTreeMap<String, u16>,
-    /// The policies that touch a hosted app.
-    pub policies: Vec<Policy>,
+    /// How many policies touch a hosted app.
+    pub policies: usize,
     /// The security groups that apply to something here.
     pub groups: usize,
     /// Egress rules that are skipped, one line each.

@@ -109,12 +109,8 @@ fn policy(registry: &mut Registry, facts: &Facts) {
         "Since a newer revision is known than is applied",
         facts.lag().as_secs(),
     );
-    gauge(
-        registry,
-        "policies",
-        "Policies that touch an app of this cell",
-        facts.fabric.policies.len() as u64,
-    );
+    let policies = facts.fabric.policies as u64;
+    gauge(registry, "policies", "Policies that touch an app of this cell", policies);
     gauge(registry, "apps", "Apps on this cell", facts.fabric.apps.len() as u64);
 }
 

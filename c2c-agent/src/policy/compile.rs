@@ -141,7 +141,8 @@ pub fn tag(world: &World, app: &str) -> u16 {
     world.policies.iter().find_map(|(rule, tags)| tag_in(rule, *tags, app)).unwrap_or(0)
 }
 
-fn tag_in(rule: &Rule, tags: Tags, app: &str) -> Option<u16> {
+/// The tag of an app that a policy names.
+pub(super) fn tag_in(rule: &Rule, tags: Tags, app: &str) -> Option<u16> {
     (rule.source == app)
         .then_some(tags.source)
         .or_else(|| (rule.destination == app).then_some(tags.destination))
@@ -235,16 +236,18 @@ fn lease_row(lease: &Lease) -> (LeaseKey, layout::Lease) {
 fn policies(world: &World, hosted: &BTreeSet<String>) -> BTreeMap<PolicyKey, u64> {
     let mut rows = BTreeMap::new();
     for (rule, tags) in world.policies.iter().filter(|(rule, _)| rule.touches(hosted)) {
-        let pair = Pair {
-            source_tag: tags.source,
-            destination_tag: tags.destination,
-            protocol: rule.protocol as u8,
-        };
-        for (key, bits) in pair.rows(rule.port_start, rule.port_end) {
+        for (key, bits) in policy_rows(rule, *tags) {
             *rows.entry(key).or_default() |= bits;
         }
     }
     rows
+}
+
+/// The rows of one policy.
+pub(super) fn policy_rows(rule: &Rule, tags: Tags) -> impl Iterator<Item = (PolicyKey, u64)> {
+    let pair =
+        Pair { source_tag: tags.source, destination_tag: tags.destination, protocol: rule.protocol as u8 };
+    pair.rows(rule.port_start, rule.port_end)
 }
 
 #[cfg(test)]

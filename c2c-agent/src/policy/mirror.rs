@@ -140,6 +140,8 @@ pub struct Mirror {
     hosted: Hosted,
     stream: Option<Stream>,
     distrusted: bool,
+    /// Whether the world became another by something else than a delta.
+    rewritten: bool,
 }
 
 impl Mirror {
@@ -161,6 +163,17 @@ impl Mirror {
         &self.hosted
     }
 
+    /// Whether the world became another by something else than deltas since it was [remembered](Mirror::remembered).
+    #[must_use]
+    pub fn rewritten(&self) -> bool {
+        self.rewritten
+    }
+
+    /// The world is on disk as it is.
+    pub fn remembered(&mut self) {
+        self.rewritten = false;
+    }
+
     /// Whether the world is kept up to date by a stream.
     #[must_use]
     pub fn is_live(&self) -> bool {
@@ -180,8 +193,13 @@ impl Mirror {
             stream.forget_all_but(&self.hosted);
         }
         if self.is_live() {
-            self.world.retain(&self.hosted);
+            self.retain_hosted();
         }
+    }
+
+    fn retain_hosted(&mut self) {
+        self.world.retain(&self.hosted);
+        self.rewritten = true;
     }
 
     /// A stream is being opened: what to say first.
@@ -208,7 +226,7 @@ impl Mirror {
         let resumes = stream.resumed_from > 0 && self.world.store_id == store_id;
         stream.synced |= resumes;
         if resumes {
-            self.world.retain(&self.hosted);
+            self.retain_hosted();
         }
     }
 
@@ -269,7 +287,7 @@ impl Mirror {
             policies: policies.into_iter().map(|policy| (policy.rule, policy.tags)).collect(),
             groups,
         };
-        self.world.retain(&self.hosted);
+        self.retain_hosted();
         Ok(())
     }
 
@@ -314,7 +332,7 @@ impl Mirror {
         self.world.policies.extend(policies.into_iter().map(|policy| (policy.rule, policy.tags)));
         self.world.groups.extend(groups);
         self.world.complete.extend(asked);
-        self.world.retain(&self.hosted);
+        self.retain_hosted();
         Ok(())
     }
 

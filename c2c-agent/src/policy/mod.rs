@@ -1,7 +1,7 @@
 //! What the controller says about the rest of the world, and what this cell makes of it.
 //!
 //! [`mirror`] keeps the world at a revision (sans-IO), [`select`] says whose egress rules apply to a container, [`egress`]
-//! and [`compile`] turn it all into map rows (pure), [`saved`] remembers the world over a restart. Nothing here speaks with
+//! and [`compile`] turn it all into map rows (pure), [`step`] what changed of it, [`saved`] remembers the world over a restart. Nothing here speaks with
 //! the controller or with the kernel.
 
 pub mod compile;
@@ -10,4 +10,5 @@ pub mod group;
 pub mod mirror;
 pub mod saved;
 pub mod select;
+pub mod step;
 pub mod world;

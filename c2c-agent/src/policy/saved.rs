@@ -4,8 +4,12 @@
 //! A file is one header line (`c2c-agent <kind> <version> <crc32> <bytes>`) and a JSON document. It is replaced
 //! atomically, and read back whole or not at all: a damaged one is kept aside as `<name>.damaged`, and what was in it is
 //! asked of the controller again.
+//!
+//! Steps of the world are put behind it in a file of their own, whose first line is the header of the world that they
+//! start from; each has a header line and a JSON document. What follows the last whole one was never enforced.
 
-use super::world::World;
+use super::step::Step;
+use super::world::{Change, World};
 use crate::lease::Grant;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -20,6 +24,8 @@ const VERSION: u32 = 1;
 const LEASE: &str = "lease";
 const WORLD: &str = "world";
 const OFFLOADS: &str = "offloads";
+const STEPS: &str = "steps";
+const STEP: &str = "step";
 
 /// The lease, and when it was last good.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,6 +34,15 @@ pub struct SavedLease {
     pub grant: Grant,
     /// When the controller last confirmed it, since the Unix epoch.
     pub renewed: Duration,
+}
+
+/// A step as it is saved.
+#[derive(Debug, Serialize, Deserialize)]
+struct SavedStep {
+    /// The revision after it.
+    to: u64,
+    /// What changed.
+    changes: Vec<Change>,
 }
 
 /// Features of an interface that the offload self-test switched off.
@@ -88,12 +103,18 @@ impl Saved {
         self.read(LEASE)
     }
 
-    /// The world, if one was saved.
+    /// The world, if one was saved, after all steps that were.
     ///
     /// # Errors
     /// As [`Saved::lease`].
     pub fn world(&self) -> Result<Option<World>, SavedError> {
-        self.read(WORLD)
+        let Some(bytes) = self.contents(WORLD)? else { return Ok(None) };
+        let mut world = parse(WORLD, &bytes).map_err(|why| set_aside(self.dir.join(WORLD), why))?;
+        let steps = self.contents(STEPS)?.unwrap_or_default();
+        if let Some(steps) = steps.strip_prefix(first_line(&bytes)) {
+            take_steps(&mut world, steps);
+        }
+        Ok(Some(world))
     }
 
     /// Remembers the lease.
@@ -108,12 +129,34 @@ impl Saved {
     /// two are apart because this is done before every change is enforced, and a sync takes milliseconds: what only a
     /// power cut can lose, a power cut takes from the kernel too.
     ///
+    /// Answers how many bytes that took.
+    ///
     /// # Errors
     /// As [`Saved::put_lease`].
-    pub fn put_world(&self, world: &World) -> Result<(), SavedError> {
-        let path = self.dir.join(WORLD);
-        let written = document(WORLD, world).and_then(|bytes| replace(&self.dir, &path, &bytes, |_| Ok(())));
-        written.map_err(|source| SavedError::Write { path, source })
+    pub fn put_world(&self, world: &World) -> Result<u64, SavedError> {
+        let (path, steps) = (self.dir.join(WORLD), self.dir.join(STEPS));
+        let bytes =
+            document(WORLD, world).map_err(|source| SavedError::Write { path: path.clone(), source })?;
+        // Steps of the world before are not this one's: their first line is another.
+        [(path, &bytes[..]), (steps, first_line(&bytes))].into_iter().try_for_each(|(path, bytes)| {
+            replace(&self.dir, &path, bytes, |_| Ok(())).map_err(|source| SavedError::Write { path, source })
+        })?;
+        Ok(bytes.len() as u64)
+    }
+
+    /// Remembers a step after the world and the steps that were remembered before; answers how many bytes that took. A
+    /// step that was not written as a whole is one that was not written, and must be followed by [`Saved::put_world`].
+    ///
+    /// # Errors
+    /// As [`Saved::put_lease`].
+    pub fn add_step(&self, step: &Step, to: u64) -> Result<u64, SavedError> {
+        let path = self.dir.join(STEPS);
+        let saved = SavedStep { to, changes: step.changes().to_vec() };
+        let added = document(STEP, &saved).and_then(|bytes| {
+            fs::OpenOptions::new().append(true).open(&path)?.write_all(&bytes)?;
+            Ok(bytes.len() as u64)
+        });
+        added.map_err(|source| SavedError::Write { path, source })
     }
 
     /// Has the disk hold the world that was remembered last.
@@ -121,10 +164,12 @@ impl Saved {
     /// # Errors
     /// As [`Saved::put_lease`].
     pub fn sync_world(&self) -> Result<(), SavedError> {
-        let path = self.dir.join(WORLD);
-        let synced =
-            fs::File::open(&path).and_then(|file| file.sync_all()).and_then(|()| sync_dir(&self.dir));
-        synced.map_err(|source| SavedError::Write { path, source })
+        self.sync(WORLD)?;
+        match self.sync(STEPS) {
+            // An earlier version's agent wrote the world.
+            Err(SavedError::Write { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(()),
+            synced => synced,
+        }
     }
 
     /// The offloads that are switched off, if any were.
@@ -164,9 +209,16 @@ impl Saved {
     /// # Errors
     /// When a file cannot be removed.
     pub fn forget_all(&self) -> Result<(), SavedError> {
-        [LEASE, WORLD, OFFLOADS]
+        [LEASE, WORLD, STEPS, OFFLOADS]
             .into_iter()
             .try_for_each(|kind| self.forget(kind).and_then(|()| self.forget(&format!("{kind}.damaged"))))
+    }
+
+    fn sync(&self, kind: &str) -> Result<(), SavedError> {
+        let path = self.dir.join(kind);
+        let synced =
+            fs::File::open(&path).and_then(|file| file.sync_all()).and_then(|()| sync_dir(&self.dir));
+        synced.map_err(|source| SavedError::Write { path, source })
     }
 
     fn forget(&self, kind: &str) -> Result<(), SavedError> {
@@ -188,13 +240,17 @@ impl Saved {
     }
 
     fn read<T: DeserializeOwned>(&self, kind: &str) -> Result<Option<T>, SavedError> {
+        let Some(bytes) = self.contents(kind)? else { return Ok(None) };
+        parse(kind, &bytes).map(Some).map_err(|why| set_aside(self.dir.join(kind), why))
+    }
+
+    fn contents(&self, kind: &str) -> Result<Option<Vec<u8>>, SavedError> {
         let path = self.dir.join(kind);
-        let bytes = match fs::read(&path) {
-            Ok(bytes) => bytes,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(source) => return Err(SavedError::Read { path, source }),
-        };
-        parse(kind, &bytes).map(Some).map_err(|why| set_aside(path, why))
+        match fs::read(&path) {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(SavedError::Read { path, source }),
+        }
     }
 }
 
@@ -227,6 +283,34 @@ fn sync_dir(dir: &Path) -> io::Result<()> {
     fs::File::open(dir)?.sync_all()
 }
 
+/// With its end.
+fn first_line(bytes: &[u8]) -> &[u8] {
+    bytes.split_inclusive(|&byte| byte == b'\n').next().unwrap_or_default()
+}
+
+/// Takes steps until one is not whole.
+fn take_steps(world: &mut World, mut steps: &[u8]) {
+    while let Some((step, rest)) = next_step(steps) {
+        step.changes.into_iter().for_each(|change| world.apply(change));
+        world.revision = step.to;
+        steps = rest;
+    }
+    if !steps.is_empty() {
+        tracing::warn!(
+            revision = world.revision,
+            "the last steps were not saved whole; the controller is asked for them"
+        );
+    }
+}
+
+/// The first step, and what follows it.
+fn next_step(steps: &[u8]) -> Option<(SavedStep, &[u8])> {
+    let header = first_line(steps);
+    let length: usize = std::str::from_utf8(header).ok()?.trim_end().rsplit(' ').next()?.parse().ok()?;
+    let (step, rest) = steps.split_at_checked(header.len().checked_add(length)?)?;
+    Some((parse(STEP, step).ok()?, rest))
+}
+
 fn parse<T: DeserializeOwned>(kind: &str, bytes: &[u8]) -> Result<T, String> {
     let end = bytes.iter().position(|&byte| byte == b'\n').ok_or("it has no header line")?;
     let (found, body) = bytes.split_at(end + 1);
@@ -256,7 +340,8 @@ fn set_aside(path: PathBuf, why: String) -> SavedError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::world::Hosted;
+    use crate::policy::mirror::Update;
+    use crate::policy::world::{Hosted, Policy, Protocol, Rule, Tags};
     use proptest::prelude::*;
 
     fn world() -> World {
@@ -293,6 +378,65 @@ mod tests {
             prop_assert!(matches!(found, Err(SavedError::Damaged { .. })), "{:?}", found);
             prop_assert_eq!(fs::read(dir.path().join("world.damaged")).unwrap(), bytes);
             prop_assert!(saved.world().unwrap().is_none());
+        }
+    }
+
+    fn policy(port: u16) -> Policy {
+        let rule = Rule {
+            source: "frontend".into(),
+            destination: "backend".into(),
+            protocol: Protocol::Tcp,
+            port_start: port,
+            port_end: port,
+        };
+        Policy { rule, tags: Tags { source: 1, destination: 2 } }
+    }
+
+    /// Remembers policies for these ports one after the other, and answers the worlds after each.
+    fn stepped(saved: &Saved, ports: &[u16]) -> Vec<World> {
+        let mut worlds = vec![world()];
+        saved.put_world(&world()).unwrap();
+        for port in ports {
+            let mut next = worlds.last().unwrap().clone();
+            let to = next.revision + 3;
+            let change = Change::PolicyPut(policy(*port));
+            let update = Update::Delta { from: next.revision, to, changes: vec![change.clone()] };
+            saved.add_step(&Step::default().with(&update, &next).unwrap(), to).unwrap();
+            next.apply(change);
+            next.revision = to;
+            worlds.push(next);
+        }
+        worlds
+    }
+
+    #[test]
+    fn steps_of_another_world_are_not_taken() {
+        let dir = tempfile::tempdir().unwrap();
+        let saved = Saved::new(dir.path());
+        let worlds = stepped(&saved, &[80, 81]);
+        assert_eq!(saved.world().unwrap().as_ref(), worlds.last());
+        let steps = fs::read(dir.path().join(STEPS)).unwrap();
+        saved.put_world(&World { revision: 8, ..world() }).unwrap();
+        fs::write(dir.path().join(STEPS), steps).unwrap();
+        assert_eq!(saved.world().unwrap().unwrap(), World { revision: 8, ..world() });
+        fs::remove_file(dir.path().join(STEPS)).unwrap();
+        assert_eq!(saved.world().unwrap().unwrap().revision, 8);
+        saved.sync_world().unwrap();
+    }
+
+    proptest! {
+        #[test]
+        fn steps_are_taken_as_far_as_they_are_whole(cut in any::<prop::sample::Index>(), flip: bool) {
+            let dir = tempfile::tempdir().unwrap();
+            let saved = Saved::new(dir.path());
+            let worlds = stepped(&saved, &[80, 81, 82]);
+            let path = dir.path().join(STEPS);
+            let mut bytes = fs::read(&path).unwrap();
+            let at = cut.index(bytes.len());
+            if flip { bytes[at] ^= 1 } else { bytes.truncate(at) }
+            fs::write(&path, &bytes).unwrap();
+            let found = saved.world().unwrap().unwrap();
+            prop_assert!(worlds[..3].contains(&found), "{:?}", found);
         }
     }
 

@@ -130,7 +130,8 @@ pub struct Policy {
 }
 
 /// One difference between two revisions.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Change {
     /// A cell got this lease.
     LeasePut(Lease),
@@ -191,6 +192,23 @@ impl World {
                 self.groups.remove(&name);
             }
         }
+    }
+
+    /// The policies from one app to another.
+    pub fn between(
+        &self,
+        source: &str,
+        destination: &str,
+        protocol: Protocol,
+    ) -> impl Iterator<Item = (&Rule, &Tags)> {
+        let end = |port| Rule {
+            source: source.to_owned(),
+            destination: destination.to_owned(),
+            protocol,
+            port_start: port,
+            port_end: port,
+        };
+        self.policies.range(end(0)..=end(u16::MAX))
     }
 
     /// Forgets what concerns none of `hosted`.

@@ -164,11 +164,13 @@ impl Observer {
     }
 
     /// One page about the agent.
-    #[must_use]
-    pub fn status(&self) -> StatusPage {
+    ///
+    /// # Errors
+    /// When a map cannot be read.
+    pub fn status(&self) -> Result<StatusPage, datapath::Error> {
         let facts = self.facts();
         let problems = facts.problems();
-        StatusPage {
+        Ok(StatusPage {
             cell: self.cell.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             uptime_seconds: self.started.elapsed().as_secs(),
@@ -181,12 +183,12 @@ impl Observer {
             datapath: DatapathPage {
                 adopted: facts.fabric.adopted,
                 failure: facts.fabric.failure.clone(),
-                maps: self.fabric.maps(),
+                maps: self.fabric.maps()?,
             },
             offload: offload_page(&facts.self_test),
             endpoints: facts.fabric.endpoints as u64,
             reconcile: facts.passes.page(),
-        }
+        })
     }
 
     fn lease_page(&self, facts: &Facts) -> LeasePage {
@@ -232,7 +234,7 @@ impl Observer {
     /// The policies that touch this cell's apps.
     #[must_use]
     pub fn policies(&self) -> Vec<PolicyRow> {
-        self.fabric.view().policies.into_iter().map(policy_row).collect()
+        self.fabric.policies().into_iter().map(policy_row).collect()
     }
 
     /// The flow tables.
@@ -267,7 +269,7 @@ impl Observer {
     /// When a map cannot be read.
     pub fn counters(&self) -> Result<CountersPage, datapath::Error> {
         let counters = self.fabric.counters()?.into_iter().map(counter_line).collect();
-        Ok(CountersPage { counters, maps: self.fabric.maps() })
+        Ok(CountersPage { counters, maps: self.fabric.maps()? })
     }
 
     /// The same as the kernel has it, for metrics.
@@ -275,7 +277,7 @@ impl Observer {
     /// # Errors
     /// When a map cannot be read.
     pub fn kernel(&self) -> Result<(Vec<CounterRow>, Vec<MapUse>), datapath::Error> {
-        Ok((self.fabric.counters()?, self.fabric.maps()))
+        Ok((self.fabric.counters()?, self.fabric.maps()?))
     }
 }
 
@@ -302,7 +304,7 @@ fn policy_page(facts: &Facts) -> PolicyPage {
         known_revision: facts.stream.known_revision.max(facts.fabric.applied.received),
         enforced_revision: facts.fabric.applied.enforced,
         lag_seconds: facts.lag().as_secs(),
-        policies: facts.fabric.policies.len() as u64,
+        policies: facts.fabric.policies as u64,
         security_groups: facts.fabric.groups as u64,
         skipped_rules: facts.fabric.skipped.clone(),
         peers: facts.fabric.peers as u64,
@@ -366,7 +368,7 @@ pub(crate) mod tests {
                 peers: 2,
                 endpoints: 3,
                 apps: [("frontend".to_owned(), 1)].into(),
-                policies: Vec::new(),
+                policies: 0,
                 groups: 4,
                 skipped: Vec::new(),
                 mapped_ports: 6,

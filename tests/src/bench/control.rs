@@ -17,6 +17,7 @@ use std::time::Duration;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Effort {
     pub(super) policies: u16,
+    pub(super) policies_before: &'static [u32],
     pub(super) attachments: u32,
     pub(super) containers: &'static [u32],
     pub(super) restarts: u32,
@@ -28,6 +29,7 @@ pub(super) struct Effort {
 /// What is claimed.
 pub(super) const FULL: Effort = Effort {
     policies: 200,
+    policies_before: &[0, 10_000, 100_000],
     attachments: 30,
     containers: &[0, 100, 250],
     restarts: 5,
@@ -38,6 +40,7 @@ pub(super) const FULL: Effort = Effort {
 /// Whether it works.
 pub(super) const BRIEF: Effort = Effort {
     policies: 20,
+    policies_before: &[0, 1_000],
     attachments: 5,
     containers: &[0, 20],
     restarts: 3,

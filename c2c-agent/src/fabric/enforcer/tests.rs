@@ -4,7 +4,7 @@ use super::*;
 use crate::fabric::fake::{CELL, Fake, grant, network};
 use crate::fabric::report::Report;
 use crate::lease::Lease;
-use crate::policy::world::{Protocol, Rule, Tags, World};
+use crate::policy::world::{Change, Protocol, Rule, Tags, World};
 use c2c_common::layout::{self, PolicyKey};
 
 mod outside;
@@ -263,4 +263,79 @@ fn what_came_before_an_update_that_does_not_fit_is_enforced() {
     let gap = Update::Delta { from: 8, to: 9, changes: Vec::new() };
     assert!(enforcer.take([snapshot(5, &[80]), gap]).is_err());
     assert_eq!(enforcer.applied().enforced, 5);
+}
+
+fn delta(from: u64, changes: Vec<Change>) -> Update {
+    Update::Delta { from, to: from + 1, changes }
+}
+
+/// A cell that hosts `f`, with a world in force and on disk.
+fn in_force(dir: &std::path::Path) -> Enforcer<Fake> {
+    let mut enforcer = leased(roomy());
+    enforcer.add(address(2), place("f", 20)).unwrap();
+    enforcer.remember_in(Saved::new(dir));
+    enforcer.take([snapshot(5, &[80, 90])]).unwrap();
+    enforcer
+}
+
+#[test]
+fn a_step_writes_the_rows_that_it_changes_and_nothing_else() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut enforcer = in_force(dir.path());
+    log(&mut enforcer);
+    let steps = [
+        delta(5, vec![Change::PolicyPut(policy(8_000))]),
+        delta(6, vec![Change::PolicyRemoved(policy(80).rule)]),
+    ];
+    assert_eq!(enforcer.take(steps).unwrap(), Applied { received: 7, enforced: 7 });
+    assert_eq!(log(&mut enforcer), ["2 of 2 policies"], "ports 80 and 90 share a row");
+    let last = vec![Change::PolicyRemoved(policy(90).rule), Change::PolicyRemoved(policy(8_000).rule)];
+    enforcer.take([delta(7, last)]).unwrap();
+    assert_eq!(log(&mut enforcer), ["endpoint 10.255.1.2 tag 0", "2 of 0 policies"]);
+    assert_eq!(enforcer.reconcile(CELL), Report::default(), "it is what the whole comes to");
+    assert_eq!(Saved::new(dir.path()).world().unwrap().as_ref(), Some(enforcer.mirror().world()));
+}
+
+#[test]
+fn steps_are_put_behind_the_world_that_they_start_from() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut enforcer = in_force(dir.path());
+    let world = || std::fs::read(dir.path().join("world")).unwrap();
+    let first = world();
+    enforcer.take([delta(5, vec![Change::PolicyPut(policy(81))])]).unwrap();
+    assert_eq!(world(), first, "a step does not write the world anew");
+    // What an app's leaving takes from the world is in no step.
+    enforcer.remove(address(2), "s-20").unwrap();
+    enforcer.add(address(3), place("g", 21)).unwrap();
+    enforcer.take([delta(6, Vec::new()), delta(7, vec![Change::PolicyPut(policy(82))])]).unwrap();
+    assert_ne!(world(), first);
+    assert_eq!(Saved::new(dir.path()).world().unwrap().as_ref(), Some(enforcer.mirror().world()));
+}
+
+#[test]
+fn many_steps_make_the_world_be_written_anew() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut enforcer = in_force(dir.path());
+    let size = || std::fs::metadata(dir.path().join("steps")).unwrap().len();
+    let mut largest = 0;
+    for revision in 5..1_005 {
+        let port = u16::try_from(revision).unwrap();
+        enforcer.take([delta(revision, vec![Change::PolicyPut(policy(port))])]).unwrap();
+        largest = largest.max(size());
+    }
+    assert!(size() < largest, "{} of {largest} bytes", size());
+    assert_eq!(Saved::new(dir.path()).world().unwrap().as_ref(), Some(enforcer.mirror().world()));
+}
+
+#[test]
+fn a_step_that_finds_no_room_is_told_and_the_whole_is_tried_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut enforcer = in_force(dir.path());
+    enforcer.datapath().room = 1;
+    let applied = enforcer.take([delta(5, vec![Change::PolicyPut(policy(8_000))])]).unwrap();
+    assert_eq!((applied.received, applied.enforced), (6, 5));
+    assert!(enforcer.view().failure.unwrap().contains("map POLICIES is full"));
+    enforcer.datapath().room = 2;
+    let applied = enforcer.take([delta(6, vec![Change::PolicyPut(policy(8_001))])]).unwrap();
+    assert_eq!((applied.enforced, enforcer.datapath().policies.len()), (7, 2));
 }

@@ -24,9 +24,14 @@ const BOUND: Duration = Duration::from_secs(10);
 const FIRST_PORT: u16 = 20_000;
 
 pub(super) fn measure(effort: &Effort, progress: &dyn Fn(&str)) -> Result<Vec<Row>> {
-    let cells = Cells::build(&Setting::SMALL, progress)?;
+    effort.policies_before.iter().map(|policies| among(*policies, effort, progress)).collect()
+}
+
+/// With so many policies that both cells enforce already.
+fn among(policies: u32, effort: &Effort, progress: &dyn Fn(&str)) -> Result<Row> {
+    let cells = Cells::build(&Setting { policies, ..Setting::SMALL }, progress)?;
     let way = cells.way(Path::OtherCell)?;
-    progress(&format!("{} policies, one after another", effort.policies));
+    progress(&format!("{} policies, one after another, beside {policies}", effort.policies));
     let measure = || {
         let runtime = Builder::new_current_thread().enable_all().build().context("cannot start tokio")?;
         // The channel is made by a task of the runtime.
@@ -36,8 +41,8 @@ pub(super) fn measure(effort: &Effort, progress: &dyn Fn(&str)) -> Result<Vec<Ro
     };
     let times = cells.lab.controller().namespace().run(measure)?;
     let times: Vec<f64> = times.into_iter().map(milliseconds).collect();
-    let about = About { scenario: "policy-to-packet", containers: 2, policies: 0 };
-    Ok(vec![about.row("set to first packet", "ms", &times)])
+    let about = About { scenario: "policy-to-packet", containers: 2, policies };
+    Ok(about.row("set to first packet", "ms", &times))
 }
 
 fn sample(
