@@ -37,7 +37,7 @@ pub use egress::{EgressRange, EgressRows, MappedPort};
 pub use error::Error;
 pub use load::OBJECT;
 pub use people::{CounterRow, FlowRow, MapUse, Reader, TranslationRow};
-pub use sweep::{Found, Sweeper, Swept};
+pub use sweep::{Found, Swept};
 pub use table::Change;
 
 use links::Links;
@@ -112,7 +112,6 @@ pub struct Datapath {
     programs: Ebpf,
     links: Links,
     trace: Option<trace::Reader>,
-    sweeper: Arc<Sweeper>,
     reader: Arc<Reader>,
     config: Array<MapData, Raw<Config>>,
     epoch: Array<MapData, u32>,
@@ -150,10 +149,8 @@ impl Datapath {
         let existed = load::prepare(settings)?;
         let mut programs = load::programs(settings)?;
         let trace = trace::Reader::start(&mut programs, settings.trace)?;
-        let sweeper = Arc::new(Sweeper::open(&programs)?);
         let reader = Arc::new(Reader::open(&mut programs)?);
         let mut datapath = Self {
-            sweeper,
             reader,
             config: load::array(&mut programs, layout::CONFIG)?,
             epoch: load::array(&mut programs, layout::EPOCH)?,

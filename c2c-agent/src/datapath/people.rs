@@ -96,8 +96,8 @@ pub struct Reader {
     counters: PerCpuArray<MapData, Raw<Counter>>,
     flows: Cache<Raw<FlowKey>, Raw<Flow>>,
     refusals: Cache<Addr, u64>,
-    translations: Cache<Raw<FlowKey>, Raw<Translation>>,
-    connections: Cache<Addr, Raw<Connections>>,
+    pub(super) translations: Cache<Raw<FlowKey>, Raw<Translation>>,
+    pub(super) connections: Cache<Addr, Raw<Connections>>,
 }
 
 impl std::fmt::Debug for Reader {
@@ -211,6 +211,7 @@ fn cached<K: Pod, V: Pod>(name: &str, cache: &Cache<K, V>) -> Result<MapUse, Err
     Ok(used(name, rows(name, cache)?.len(), cache.1))
 }
 
+/// All rows of a map that the programs fill.
 pub(super) fn rows<K: Pod, V: Pod>(name: &str, (map, _): &Cache<K, V>) -> Result<Vec<(K, V)>, Error> {
     batch::rows(map).map_err(|source| Error::map(name, source))
 }

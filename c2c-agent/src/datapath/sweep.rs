@@ -2,18 +2,15 @@
 //! connections that ended without a packet to tell are given back to their container's ceiling.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
 
-use aya::Ebpf;
 use c2c_common::addr::Addr;
 use c2c_common::flow::FlowKey;
-use c2c_common::layout::{CONNECTIONS, Connections, ENDED_UNSEEN, TRANSLATIONS};
+use c2c_common::layout::{CONNECTIONS, ENDED_UNSEEN, TRANSLATIONS};
 use c2c_common::outside::Translation;
 
-use super::load::reader;
-use super::people::{monotonic_ns, rows};
+use super::people::{Reader, monotonic_ns, rows};
 use super::pod::Raw;
-use super::{Cache, Datapath, Error};
+use super::{Datapath, Error};
 
 /// What a sweep found and did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
@@ -28,15 +25,7 @@ pub struct Swept {
     pub fullest: u64,
 }
 
-/// Looks at all flows with the outside. There may be many, so this is done beside the datapath and not by it: nobody has to
-/// wait for it.
-#[derive(Debug)]
-pub struct Sweeper {
-    flows: Cache<Raw<FlowKey>, Raw<Translation>>,
-    connections: Cache<Addr, Raw<Connections>>,
-}
-
-/// What a sweeper found.
+/// What a look at all flows with the outside found.
 #[derive(Debug)]
 pub struct Found {
     /// The containers' devices when it began.
@@ -46,12 +35,8 @@ pub struct Found {
     flows: Vec<(FlowKey, Translation)>,
 }
 
-impl Sweeper {
-    pub(super) fn open(programs: &Ebpf) -> Result<Self, Error> {
-        Ok(Self { flows: reader(programs, TRANSLATIONS)?, connections: reader(programs, CONNECTIONS)? })
-    }
-
-    /// Reads the flows, given the containers' devices as of now ([`Datapath::devices`]).
+impl Reader {
+    /// Reads the flows with the outside, given the containers' devices as of now ([`Datapath::devices`]).
     ///
     /// # Errors
     /// When a map cannot be read.
@@ -60,18 +45,12 @@ impl Sweeper {
         // errs on the side of the ceiling until the next sweep.
         let connections = rows(CONNECTIONS, &self.connections)?.into_iter();
         let open = connections.map(|(addr, Raw(c))| (addr, c.opened.saturating_sub(c.closed))).collect();
-        let flows = rows(TRANSLATIONS, &self.flows)?.into_iter();
+        let flows = rows(TRANSLATIONS, &self.translations)?.into_iter();
         Ok(Found { devices, open, flows: flows.map(|(Raw(key), Raw(flow))| (key, flow)).collect() })
     }
 }
 
 impl Datapath {
-    /// What looks at the flows with the outside.
-    #[must_use]
-    pub fn sweeper(&self) -> Arc<Sweeper> {
-        Arc::clone(&self.sweeper)
-    }
-
     /// The containers' devices, by address.
     #[must_use]
     pub fn devices(&self) -> HashMap<Addr, u32> {

@@ -165,7 +165,7 @@ impl<K: Kernel> Enforcer<K> {
             changed |= !only_revision;
             Ok(())
         });
-        match step.filter(|_| !self.mirror.rewritten()) {
+        match step {
             _ if !changed => self.enforced = self.mirror.world().revision,
             Some(step) => self.remember_and_enforce_step(&step),
             None => self.remember_and_enforce(),

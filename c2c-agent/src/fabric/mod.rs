@@ -336,9 +336,9 @@ impl Fabric {
     /// When a map cannot be read or written.
     pub fn sweep(&self) -> Result<Swept, datapath::Error> {
         let mut enforcer = self.lock();
-        let (sweeper, devices) = (enforcer.datapath().sweeper(), enforcer.datapath().devices());
+        let (reader, devices) = (enforcer.datapath().reader(), enforcer.datapath().devices());
         drop(enforcer);
-        let found = sweeper.look(devices)?;
+        let found = reader.look(devices)?;
         self.lock().datapath().sweep(found)
     }
 

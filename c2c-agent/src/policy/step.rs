@@ -59,7 +59,7 @@ impl Step {
     /// The tag of an app whose tag was this; `None` when no policy of the step names the app.
     #[must_use]
     pub fn tag(&self, app: &str, was: u16, world: &World) -> Option<u16> {
-        let mut naming = self.rules().filter(|rule| rule.source == app || rule.destination == app).peekable();
+        let mut naming = self.rules().filter(|rule| rule.names(app)).peekable();
         naming.peek()?;
         let mut tags = naming.filter_map(|rule| tag_in(rule, *world.policies.get(rule)?, app));
         // What is there and says the same as before saves the look at all policies.

@@ -103,6 +103,12 @@ impl Rule {
         self.port_start..=self.port_end
     }
 
+    /// Whether the policy names the app.
+    #[must_use]
+    pub fn names(&self, app: &str) -> bool {
+        self.source == app || self.destination == app
+    }
+
     /// Whether the policy names one of `apps`.
     #[must_use]
     pub fn touches(&self, apps: &BTreeSet<String>) -> bool {
@@ -227,7 +233,7 @@ impl World {
     /// Whether a policy names the app.
     #[must_use]
     pub fn names(&self, app: &str) -> bool {
-        self.policies.keys().any(|rule| rule.source == app || rule.destination == app)
+        self.policies.keys().any(|rule| rule.names(app))
     }
 
     /// A block that was given to another cell in the meantime is not taken from it.

@@ -56,10 +56,12 @@ impl<K: Kernel> Enforcer<K> {
         Ok(())
     }
 
-    /// Behind the world on disk, while that is the one that the step starts from and steps are the smaller part of it.
+    /// Behind the world on disk, while that is the one that the step starts from and steps are the smaller part of it. An
+    /// app that came or left since changed the world without a step.
     fn remember_step(&mut self, step: &Step) -> Result<(), SavedError> {
         let (Some(saved), Some(written)) = (&self.saved, &mut self.written) else { return self.remember() };
-        if !self.remembered || written.steps > written.world.max(STEPS_ANYWAY) {
+        let follows = self.remembered && !self.mirror.rewritten();
+        if !follows || written.steps > written.world.max(STEPS_ANYWAY) {
             return self.remember();
         }
         self.remembered = false;

@@ -307,7 +307,9 @@ fn steps_are_put_behind_the_world_that_they_start_from() {
     // What an app's leaving takes from the world is in no step.
     enforcer.remove(address(2), "s-20").unwrap();
     enforcer.add(address(3), place("g", 21)).unwrap();
+    log(&mut enforcer);
     enforcer.take([delta(6, Vec::new()), delta(7, vec![Change::PolicyPut(policy(82))])]).unwrap();
+    assert_eq!(log(&mut enforcer), ["endpoint 10.255.1.3 tag 2", "1 of 1 policies"]);
     assert_ne!(world(), first);
     assert_eq!(Saved::new(dir.path()).world().unwrap().as_ref(), Some(enforcer.mirror().world()));
 }
