@@ -88,23 +88,9 @@ impl<K: Kernel> Enforcer<K> {
         self.saved = Some(saved);
     }
 
-    /// Writes the world down. It is done before the world is enforced: an agent that is killed in between finds, when it
-    /// starts again, a world that is newer than the maps, which costs nothing. The other way round it would undo in the
-    /// maps what it does not remember, and cut flows that are allowed.
-    pub(super) fn remember(&mut self) -> Result<(), SavedError> {
-        self.remembered = false;
-        if let Some(saved) = &self.saved {
-            self.written = None;
-            self.written = Some(Written { world: saved.put_world(self.mirror.world())?, steps: 0 });
-        }
-        self.mirror.remembered();
-        self.remembered = true;
-        Ok(())
-    }
-
-    /// The same, if it did not succeed before.
+    /// Writes the world down if that failed when it became what it is.
     pub(super) fn remember_owed(&mut self) -> Result<(), SavedError> {
-        if self.remembered { Ok(()) } else { self.remember() }
+        if self.remembered { Ok(()) } else { self.remember(None) }
     }
 
     pub(super) fn mirror(&mut self) -> &mut Mirror {
@@ -157,27 +143,9 @@ impl<K: Kernel> Enforcer<K> {
     }
 
     pub(super) fn take(&mut self, updates: impl IntoIterator<Item = Update>) -> Result<Applied, Mismatch> {
-        let mut changed = self.failure.is_some();
-        let mut step = self.step();
-        let taken = updates.into_iter().try_for_each(|update| {
-            let only_revision = matches!(&update, Update::Delta { changes, .. } if changes.is_empty());
-            step = self.take_one(update, step.take())?;
-            changed |= !only_revision;
-            Ok(())
-        });
-        match step {
-            _ if !changed => self.enforced = self.mirror.world().revision,
-            Some(step) => self.remember_and_enforce_step(&step),
-            None => self.remember_and_enforce(),
-        }
+        let taken = updates.into_iter().try_for_each(|update| self.mirror.take(update));
+        self.follow();
         taken.map(|()| self.applied())
-    }
-
-    fn remember_and_enforce(&mut self) {
-        if let Err(error) = self.remember() {
-            tracing::error!(error = chain(&error), "enforced all the same; saved as soon as it can be");
-        }
-        self.enforce();
     }
 
     pub(super) fn applied(&self) -> Applied {
@@ -216,7 +184,7 @@ impl<K: Kernel> Enforcer<K> {
         if let Some(adopted) = self.adopted_row(address) {
             return Ok(compile::endpoint_row(place, adopted.tag, adopted.egress));
         }
-        let tag = compile::tag(self.mirror.world(), &place.app);
+        let tag = self.mirror.world().policies.tag(&place.app);
         Ok(compile::endpoint_row(place, if self.settled { tag } else { 0 }, self.set_of(address, place)?))
     }
 
@@ -389,15 +357,17 @@ impl<K: Kernel> Enforcer<K> {
         Hosted { apps: names(|place| &place.app), spaces: names(|place| &place.space) }
     }
 
-    /// A container came or left. Policies have to be written only when its app is new or gone, and one names it.
+    /// A container came or left. Without the controller the world stays as it is; what it says of an app that is new or
+    /// gone is enforced, or not any more.
     fn hosted_changed(&mut self, app: &str) {
         let hosted = self.hosted();
         if hosted == *self.mirror.hosted() {
             return;
         }
-        let named = self.mirror.world().names(app);
         self.mirror.host(hosted);
-        if named {
+        if self.mirror.is_live() {
+            self.follow();
+        } else if self.mirror.world().policies.tag(app) != 0 {
             self.enforce();
         }
     }
@@ -443,13 +413,12 @@ impl<K: Kernel> Enforcer<K> {
     fn write(&mut self, rows: &Rows) -> Result<(), datapath::Error> {
         let leases = self.datapath.set_leases(&rows.leases).map(drop);
         let egress = if self.outside.owed() { self.put_egress().map(drop) } else { Ok(()) };
-        let endpoints = self.write_endpoints(rows, egress.is_ok());
+        let endpoints = self.write_endpoints(&rows.endpoints, egress.is_ok());
         let policies = self.datapath.set_policies(&rows.policies).map(drop);
         let mappings =
             if self.restored { self.datapath.set_mappings(&rows.mappings).map(drop) } else { Ok(()) };
         let whole = egress.is_ok() && endpoints.is_ok();
-        let prune = whole && self.restored && self.outside.surplus();
-        let pruned = if prune { self.prune_egress().map(drop) } else { Ok(()) };
+        let pruned = if whole { self.prune_surplus() } else { Ok(()) };
         let locals = self.datapath.set_locals(&rows.locals).map(drop);
         let services = self.datapath.set_host_services(&rows.host_services).map(drop);
         let config = self.datapath.configure(&rows.config);
@@ -464,9 +433,13 @@ impl<K: Kernel> Enforcer<K> {
             .and(config)
     }
 
-    fn write_endpoints(&mut self, rows: &Rows, egress_is_whole: bool) -> Result<(), datapath::Error> {
+    fn write_endpoints(
+        &mut self,
+        rows: &BTreeMap<Ipv4Addr, layout::Endpoint>,
+        egress_is_whole: bool,
+    ) -> Result<(), datapath::Error> {
         let have = self.datapath.endpoints()?;
-        for (address, row) in &rows.endpoints {
+        for (address, row) in rows {
             let old = have.get(address);
             let row = believable(*row, old, egress_is_whole);
             if old != Some(&row) {

@@ -99,13 +99,8 @@ pub struct Rows {
 #[must_use]
 pub fn rows(scene: Scene<'_>) -> Rows {
     let Scene { world, cell, network, placed, sets, .. } = scene;
-    let tags = tags(world);
-    let row = |(address, place): (&Ipv4Addr, &Placed)| {
-        let tag = tags.get(place.app.as_str()).copied().unwrap_or(0);
-        (*address, endpoint_row(place, tag, sets.get(address).copied().unwrap_or(0)))
-    };
     let own = Rows {
-        endpoints: placed.iter().map(row).collect(),
+        endpoints: endpoints(world, placed, sets),
         mappings: mappings(placed),
         locals: cell.locals.clone(),
         host_services: network.host_services(),
@@ -135,31 +130,17 @@ pub fn mappings(placed: &BTreeMap<Ipv4Addr, Placed>) -> BTreeMap<MappedPort, (Ip
     .collect()
 }
 
-/// The tag of an app, 0 when no policy names it.
-#[must_use]
-pub fn tag(world: &World, app: &str) -> u16 {
-    world.policies.iter().find_map(|(rule, tags)| tag_in(rule, *tags, app)).unwrap_or(0)
-}
-
-/// The tag of an app that a policy names.
-pub(super) fn tag_in(rule: &Rule, tags: Tags, app: &str) -> Option<u16> {
-    (rule.source == app)
-        .then_some(tags.source)
-        .or_else(|| (rule.destination == app).then_some(tags.destination))
-}
-
-/// The tags of all apps that a policy names.
-#[must_use]
-pub fn tags(world: &World) -> BTreeMap<&str, u16> {
-    // In reverse, so that of contradicting tags the first stays, as in `tag`.
-    world
-        .policies
-        .iter()
-        .rev()
-        .flat_map(|(rule, tags)| {
-            [(rule.destination.as_str(), tags.destination), (rule.source.as_str(), tags.source)]
-        })
-        .collect()
+/// The containers' rows.
+pub fn endpoints(
+    world: &World,
+    placed: &BTreeMap<Ipv4Addr, Placed>,
+    sets: &BTreeMap<Ipv4Addr, u32>,
+) -> BTreeMap<Ipv4Addr, layout::Endpoint> {
+    let row = |(address, place): (&Ipv4Addr, &Placed)| {
+        let set = sets.get(address).copied().unwrap_or(0);
+        (*address, endpoint_row(place, world.policies.tag(&place.app), set))
+    };
+    placed.iter().map(row).collect()
 }
 
 /// The map entry of a container whose app has this tag, and whose egress rules are this set.
@@ -206,7 +187,7 @@ fn config(grant: &Grant, cell: &Cell, network: &Network) -> layout::Config {
 
 /// Every other cell's lease that a packet can be sent to. A cell's own is never in it, under no name: or a forged outer
 /// source of the cell's own address would pass the binding check.
-fn leases(world: &World, grant: &Grant) -> BTreeMap<LeaseKey, layout::Lease> {
+pub fn leases(world: &World, grant: &Grant) -> BTreeMap<LeaseKey, layout::Lease> {
     others(world, grant).map(lease_row).collect()
 }
 
@@ -405,7 +386,6 @@ mod tests {
         let rows = rows_of(&world, Some(&grant()), &placed(&["f", "g", "h"]));
         let tags: Vec<_> = rows.endpoints.values().map(|endpoint| endpoint.tag).collect();
         assert_eq!(tags, [u16::from(b'f'), u16::from(b'g'), 0]);
-        assert_eq!(["f", "g", "h"].map(|app| tag(&world, app)).as_slice(), tags);
     }
 
     #[test]

@@ -66,6 +66,11 @@ impl Group {
         }
     }
 
+    /// Whether it is bound to one of `spaces`.
+    pub(super) fn is_bound_to(&self, spaces: &BTreeSet<String>) -> bool {
+        !self.running_spaces.is_disjoint(spaces) || !self.staging_spaces.is_disjoint(spaces)
+    }
+
     /// Forgets the spaces that `keep` refuses. False when the group then applies to nothing.
     pub(super) fn keep_spaces(&mut self, keep: impl Fn(&String) -> bool) -> bool {
         self.running_spaces.retain(&keep);

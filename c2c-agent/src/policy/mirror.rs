@@ -6,6 +6,7 @@
 //! comes back before the controller does finds them where they were.
 
 use super::group::Group;
+use super::step::Step;
 use super::world::{Change, Hosted, Policy, World};
 use crate::lease::Lease;
 use std::collections::BTreeMap;
@@ -140,8 +141,8 @@ pub struct Mirror {
     hosted: Hosted,
     stream: Option<Stream>,
     distrusted: bool,
-    /// Whether the world became another by something else than a delta.
-    rewritten: bool,
+    /// What became different of the world since it was [asked for](Mirror::step); `None` when all may be.
+    step: Option<Step>,
 }
 
 impl Mirror {
@@ -163,15 +164,9 @@ impl Mirror {
         &self.hosted
     }
 
-    /// Whether the world became another by something else than deltas since it was [remembered](Mirror::remembered).
-    #[must_use]
-    pub fn rewritten(&self) -> bool {
-        self.rewritten
-    }
-
-    /// The world is on disk as it is.
-    pub fn remembered(&mut self) {
-        self.rewritten = false;
+    /// What became different of the world since this was last asked; `None` when all may be.
+    pub fn step(&mut self) -> Option<Step> {
+        self.step.replace(Step::default())
     }
 
     /// Whether the world is kept up to date by a stream.
@@ -188,18 +183,30 @@ impl Mirror {
 
     /// Says which apps and spaces are hosted. What is not hosted any more is forgotten, unless the controller is away.
     pub fn host(&mut self, hosted: Hosted) {
-        self.hosted = hosted;
+        let before = std::mem::replace(&mut self.hosted, hosted);
         if let Some(stream) = &mut self.stream {
             stream.forget_all_but(&self.hosted);
         }
         if self.is_live() {
-            self.retain_hosted();
+            let left = before.without(&self.hosted);
+            self.change(Change::Left(left));
         }
     }
 
     fn retain_hosted(&mut self) {
         self.world.retain(&self.hosted);
-        self.rewritten = true;
+        self.step = None;
+    }
+
+    /// The one way, but for a snapshot, in which the world becomes another.
+    fn change(&mut self, change: Change) {
+        if self.world.holds(&change) {
+            return;
+        }
+        if let Some(step) = &mut self.step {
+            step.add(change.clone(), &self.world);
+        }
+        self.world.apply(change);
     }
 
     /// A stream is being opened: what to say first.
@@ -284,7 +291,7 @@ impl Mirror {
             complete: stream.covered.clone(),
             with_groups: true,
             leases: leases.into_iter().map(|lease| (lease.block, lease)).collect(),
-            policies: policies.into_iter().map(|policy| (policy.rule, policy.tags)).collect(),
+            policies: policies.into_iter().collect(),
             groups,
         };
         self.retain_hosted();
@@ -315,7 +322,7 @@ impl Mirror {
         {
             change = Change::GroupRemoved(std::mem::take(name));
         }
-        self.world.apply(change);
+        self.change(change);
     }
 
     /// Replaces all that is known of what was asked for. Deltas between the world's revision and the view's follow, and
@@ -328,11 +335,9 @@ impl Mirror {
             return Err(Mismatch::StaleView { revision, have });
         }
         stream.covered.extend(asked.clone());
-        self.world.forget(&asked);
-        self.world.policies.extend(policies.into_iter().map(|policy| (policy.rule, policy.tags)));
-        self.world.groups.extend(groups);
-        self.world.complete.extend(asked);
-        self.retain_hosted();
+        for change in self.world.corrections(asked, policies, groups) {
+            self.apply(change);
+        }
         Ok(())
     }
 
@@ -345,5 +350,7 @@ impl Mirror {
     }
 }
 
+#[cfg(test)]
+pub(crate) mod reference;
 #[cfg(test)]
 mod tests;

@@ -340,7 +340,6 @@ fn set_aside(path: PathBuf, why: String) -> SavedError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::mirror::Update;
     use crate::policy::world::{Hosted, Policy, Protocol, Rule, Tags};
     use proptest::prelude::*;
 
@@ -400,8 +399,9 @@ mod tests {
             let mut next = worlds.last().unwrap().clone();
             let to = next.revision + 3;
             let change = Change::PolicyPut(policy(*port));
-            let update = Update::Delta { from: next.revision, to, changes: vec![change.clone()] };
-            saved.add_step(&Step::default().with(&update, &next).unwrap(), to).unwrap();
+            let mut step = Step::default();
+            step.add(change.clone(), &next);
+            saved.add_step(&step, to).unwrap();
             next.apply(change);
             next.revision = to;
             worlds.push(next);

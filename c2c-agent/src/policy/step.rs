@@ -1,34 +1,33 @@
-//! A step of the world: what deltas changed when they named policies only, which is what almost all of them do. What
-//! follows from it is worked out for the rows concerned, so that it costs what was changed and not what there is. Pure.
+//! A step of the world: what became different of it, and the rows of policies that follow from that, so that a change
+//! costs what it changes and not what there is. Pure.
 //!
-//! Everything else (leases, security groups, snapshots, containers that come and go) is compiled as a whole.
+//! A snapshot is no step, and neither is a container: what follows from those is compiled as a whole.
 
-use super::compile::{policy_rows, tag, tag_in};
-use super::mirror::Update;
+use super::compile::policy_rows;
 use super::world::{Change, Rule, Tags, World};
 use c2c_common::layout::PolicyKey;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// See the module.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Step {
     changes: Vec<Change>,
-    /// The policies named, as they were.
-    before: BTreeMap<Rule, Tags>,
+    /// The policies that became others, came or went, as they were.
+    before: BTreeMap<Rule, Option<Tags>>,
+    moves_leases: bool,
+    moves_groups: bool,
 }
 
 impl Step {
-    /// With what an update will change of the world; `None` when that is more than policies.
-    #[must_use]
-    pub fn with(mut self, update: &Update, world: &World) -> Option<Self> {
-        let Update::Delta { changes, .. } = update else { return None };
-        for change in changes {
-            let rule = rule(change)?;
-            let known = world.policies.get(rule).map(|tags| (rule.clone(), *tags));
-            self.before.extend(known.filter(|_| !self.before.contains_key(rule)));
+    /// Adds a change that is about to be applied to `world`.
+    pub fn add(&mut self, change: Change, world: &World) {
+        for rule in rules(&change, world) {
+            let tags = world.policies.get(&rule);
+            self.before.entry(rule).or_insert(tags);
         }
-        self.changes.extend(changes.iter().cloned());
-        Some(self)
+        self.moves_leases |= matches!(change, Change::LeasePut(_) | Change::LeaseRemoved(_));
+        self.moves_groups |= matches!(change, Change::GroupPut(..) | Change::GroupRemoved(_));
+        self.changes.push(change);
     }
 
     /// The changes, in order.
@@ -37,17 +36,41 @@ impl Step {
         &self.changes
     }
 
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.changes.is_empty()
+    }
+
+    /// Whether leases became others.
+    #[must_use]
+    pub fn moves_leases(&self) -> bool {
+        self.moves_leases
+    }
+
+    /// Whether security groups became others. One that no space is left for applies to no container here.
+    #[must_use]
+    pub fn moves_groups(&self) -> bool {
+        self.moves_groups
+    }
+
+    /// The apps that are named by policies of the step: those whose tags may be others.
+    #[must_use]
+    pub fn apps(&self) -> BTreeSet<&str> {
+        self.before.keys().flat_map(|rule| [rule.source.as_str(), rule.destination.as_str()]).collect()
+    }
+
     /// The rows of policies that may be others now, in a world in which these apps are hosted; 0: no row.
     #[must_use]
     pub fn rows(&self, world: &World, hosted: &BTreeSet<String>) -> BTreeMap<PolicyKey, u64> {
-        let known = |rule| world.policies.get_key_value(rule);
-        let now = self.rules().filter_map(known).chain(&self.before);
-        let keys = now.flat_map(|(rule, tags)| policy_rows(rule, *tags));
-        let mut rows: BTreeMap<_, _> = keys.map(|(key, _)| (key, 0)).collect();
+        let mut rows = BTreeMap::new();
+        for (rule, before) in &self.before {
+            let tags = [*before, world.policies.get(rule)].into_iter().flatten();
+            rows.extend(tags.flat_map(|tags| policy_rows(rule, tags)).map(|(key, _)| (key, 0)));
+        }
         // Policies of the same apps share rows.
-        let pairs: BTreeSet<_> =
-            self.rules().map(|rule| (&rule.source, &rule.destination, rule.protocol)).collect();
-        let theirs = pairs.into_iter().flat_map(|(from, to, protocol)| world.between(from, to, protocol));
+        let pairs: BTreeSet<_> = self.before.keys().map(|rule| (&rule.source, &rule.destination)).collect();
+        let theirs = pairs.into_iter().flat_map(|(from, to)| world.policies.between(from, to));
         for (rule, tags) in theirs.filter(|(rule, _)| rule.touches(hosted)) {
             for (key, bits) in policy_rows(rule, *tags) {
                 rows.entry(key).and_modify(|row| *row |= bits);
@@ -55,29 +78,19 @@ impl Step {
         }
         rows
     }
-
-    /// The tag of an app whose tag was this; `None` when no policy of the step names the app.
-    #[must_use]
-    pub fn tag(&self, app: &str, was: u16, world: &World) -> Option<u16> {
-        let mut naming = self.rules().filter(|rule| rule.names(app)).peekable();
-        naming.peek()?;
-        let mut tags = naming.filter_map(|rule| tag_in(rule, *world.policies.get(rule)?, app));
-        // What is there and says the same as before saves the look at all policies.
-        Some(if tags.any(|tag| tag == was) { was } else { tag(world, app) })
-    }
-
-    fn rules(&self) -> impl Iterator<Item = &Rule> {
-        self.changes.iter().filter_map(rule)
-    }
 }
 
-fn rule(change: &Change) -> Option<&Rule> {
+/// The policies that a change makes others.
+fn rules(change: &Change, world: &World) -> Vec<Rule> {
     match change {
-        Change::PolicyPut(policy) => Some(&policy.rule),
-        Change::PolicyRemoved(rule) => Some(rule),
-        Change::LeasePut(_) | Change::LeaseRemoved(_) | Change::GroupPut(..) | Change::GroupRemoved(_) => {
-            None
-        }
+        Change::PolicyPut(policy) => vec![policy.rule.clone()],
+        Change::PolicyRemoved(rule) => vec![rule.clone()],
+        Change::Left(these) => world.policies_leaving(these),
+        Change::LeasePut(_)
+        | Change::LeaseRemoved(_)
+        | Change::GroupPut(..)
+        | Change::GroupRemoved(_)
+        | Change::Came(_) => Vec::new(),
     }
 }
 
@@ -86,7 +99,7 @@ mod tests {
     use super::*;
     use crate::fabric::fake::{CELL, grant, network};
     use crate::policy::compile::{self, Placed, Scene};
-    use crate::policy::world::{Policy, Protocol};
+    use crate::policy::world::{Hosted, Policy, Protocol};
     use proptest::prelude::*;
 
     const APPS: [&str; 4] = ["a", "b", "c", "d"];
@@ -115,63 +128,61 @@ mod tests {
         })
     }
 
+    /// One that knows all about the first two apps.
     fn world(changes: &[Change]) -> World {
         let mut world = World::default();
+        world.complete.apps = hosted(2);
         changes.iter().cloned().for_each(|change| world.apply(change));
         world
     }
 
-    /// The whole, where the first two apps are hosted.
-    fn rows(world: &World) -> compile::Rows {
-        let place = |app: &str| Placed { app: app.into(), ..Placed::default() };
-        let placed = (2..).zip(&APPS[..2]).map(|(n, app)| ([10, 255, 1, n].into(), place(app))).collect();
+    fn hosted(apps: usize) -> BTreeSet<String> {
+        APPS[..apps].iter().map(|app| (*app).to_owned()).collect()
+    }
+
+    /// Where changes lead from a world, and as a step.
+    fn stepped(was: &World, changes: Vec<Change>) -> (World, Step) {
+        let (mut now, mut step) = (was.clone(), Step::default());
+        for change in changes {
+            step.add(change.clone(), &now);
+            now.apply(change);
+        }
+        (now, step)
+    }
+
+    /// The whole, where these apps are hosted.
+    fn rows(world: &World, hosted: &BTreeSet<String>) -> BTreeMap<PolicyKey, u64> {
+        let place = |app: &String| Placed { app: app.clone(), ..Placed::default() };
+        let placed = (2..).zip(hosted).map(|(n, app)| ([10, 255, 1, n].into(), place(app))).collect();
         let (grant, network, sets) = (grant(), network(), BTreeMap::new());
-        compile::rows(Scene {
-            world,
-            grant: Some(&grant),
-            cell: &CELL,
-            network: &network,
-            placed: &placed,
-            sets: &sets,
-        })
+        let grant = Some(&grant);
+        compile::rows(Scene { world, grant, cell: &CELL, network: &network, placed: &placed, sets: &sets })
+            .policies
     }
 
     proptest! {
         #[test]
         fn a_step_leads_where_the_whole_does(
             before in proptest::collection::vec(policy(), 0..12),
-            changes in proptest::collection::vec(change(), 1..6),
+            changes in proptest::collection::vec(change(), 0..6),
             removed in proptest::collection::vec(any::<prop::sample::Index>(), 0..4),
+            stay in 0..3usize,
         ) {
             let old: Vec<_> = before.iter().cloned().map(Change::PolicyPut).collect();
             let gone = removed.iter().filter(|_| !before.is_empty());
             let gone = gone.map(|at| Change::PolicyRemoved(at.get(&before).rule.clone()));
-            let changes: Vec<_> = changes.into_iter().chain(gone).collect();
-            let (was, now) = (world(&old), world(&[old, changes.clone()].concat()));
-            let mut step = Step::default();
-            let mut at = was.clone();
-            for change in changes {
-                let update = Update::Delta { from: 1, to: 2, changes: vec![change.clone()] };
-                step = step.with(&update, &at).unwrap();
-                at.apply(change);
-            }
-            let mut stepped = rows(&was).policies;
-            stepped.extend(step.rows(&now, &APPS[..2].iter().map(|app| (*app).to_owned()).collect()));
-            stepped.retain(|_, bits| *bits != 0);
-            prop_assert_eq!(stepped, rows(&now).policies);
-            for app in APPS {
-                let was = tag(&was, app);
-                prop_assert_eq!(step.tag(app, was, &now).unwrap_or(was), tag(&now, app));
+            let left = Hosted { apps: &hosted(2) - &hosted(stay), spaces: BTreeSet::new() };
+            let changes: Vec<_> = changes.into_iter().chain(gone).chain([Change::Left(left)]).collect();
+            let was = world(&old);
+            let (now, step) = stepped(&was, changes);
+            let mut there = rows(&was, &hosted(2));
+            there.extend(step.rows(&now, &hosted(stay)));
+            there.retain(|_, bits| *bits != 0);
+            prop_assert_eq!(there, rows(&now, &hosted(stay)));
+            for app in APPS.iter().filter(|app| !step.apps().contains(**app)) {
+                prop_assert_eq!(was.policies.tag(app), now.policies.tag(app));
             }
         }
-    }
-
-    #[test]
-    fn more_than_policies_is_no_step() {
-        let world = World::default();
-        let group = Change::GroupRemoved("g".into());
-        let more = Update::Delta { from: 1, to: 2, changes: vec![group] };
-        assert!(Step::default().with(&more, &world).is_none());
     }
 
     #[test]
@@ -185,13 +196,10 @@ mod tests {
         };
         let put =
             |source| Change::PolicyPut(Policy { rule: rule.clone(), tags: Tags { source, destination: 2 } });
-        let (was, now) = (world(&[put(1)]), world(&[put(7)]));
-        let update = Update::Delta { from: 1, to: 2, changes: vec![put(7)] };
-        let step = Step::default().with(&update, &was).unwrap();
-        let rows = step.rows(&now, &["a".to_owned()].into());
+        let (now, step) = stepped(&world(&[put(1)]), vec![put(7)]);
+        let rows = step.rows(&now, &hosted(1));
         let of = |tag| rows.iter().find(|(key, _)| key.source_tag == tag).map(|(_, bits)| *bits);
         assert_eq!((rows.len(), of(1), of(7)), (2, Some(0), Some(1 << (80 % 64))));
-        assert_eq!(step.tag("a", 1, &now), Some(7));
-        assert_eq!(step.tag("c", 0, &now), None);
+        assert_eq!(step.apps(), ["a", "b"].into());
     }
 }

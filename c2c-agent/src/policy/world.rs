@@ -2,6 +2,7 @@
 //! spaces, at one revision.
 
 use super::group::Group;
+use super::policies::Policies;
 use crate::lease::Lease;
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -135,7 +136,7 @@ pub struct Policy {
     pub tags: Tags,
 }
 
-/// One difference between two revisions.
+/// One difference between two worlds.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Change {
@@ -151,6 +152,10 @@ pub enum Change {
     GroupPut(String, Group),
     /// The security group of this name is gone, or applies to nothing here any more.
     GroupRemoved(String),
+    /// All that concerns these apps and spaces is known from now on.
+    Came(Hosted),
+    /// These are hosted no more.
+    Left(Hosted),
 }
 
 /// The world at one revision of one store.
@@ -170,8 +175,7 @@ pub struct World {
     #[serde(serialize_with = "values", deserialize_with = "by_block")]
     pub leases: BTreeMap<Ipv4Net, Lease>,
     /// Policies that touch [`Hosted::apps`].
-    #[serde(serialize_with = "as_policies", deserialize_with = "by_rule")]
-    pub policies: BTreeMap<Rule, Tags>,
+    pub policies: Policies,
     /// Security groups by name: those that apply by default, and those bound to one of [`Hosted::spaces`].
     #[serde(default)]
     pub groups: BTreeMap<String, Group>,
@@ -185,60 +189,84 @@ impl World {
                 self.leases.insert(lease.block, lease);
             }
             Change::LeaseRemoved(lease) => self.remove_lease(&lease),
-            Change::PolicyPut(policy) => {
-                self.policies.insert(policy.rule, policy.tags);
-            }
-            Change::PolicyRemoved(rule) => {
-                self.policies.remove(&rule);
-            }
+            Change::PolicyPut(policy) => self.policies.insert(policy),
+            Change::PolicyRemoved(rule) => self.policies.remove(&rule),
             Change::GroupPut(name, group) => {
                 self.groups.insert(name, group);
             }
             Change::GroupRemoved(name) => {
                 self.groups.remove(&name);
             }
+            Change::Came(these) => self.complete.extend(these),
+            Change::Left(these) => self.leave(&these),
         }
     }
 
-    /// The policies from one app to another.
-    pub fn between(
+    /// Whether a change would change nothing.
+    pub(super) fn holds(&self, change: &Change) -> bool {
+        match change {
+            Change::LeasePut(lease) => self.leases.get(&lease.block) == Some(lease),
+            Change::LeaseRemoved(lease) => !self.is_of(lease),
+            Change::PolicyPut(policy) => self.policies.get(&policy.rule) == Some(policy.tags),
+            Change::PolicyRemoved(rule) => self.policies.get(rule).is_none(),
+            Change::GroupPut(name, group) => self.groups.get(name) == Some(group),
+            Change::GroupRemoved(name) => !self.groups.contains_key(name),
+            Change::Came(these) => self.complete.covers(these),
+            Change::Left(these) => these.is_empty(),
+        }
+    }
+
+    /// What makes all that is known of `asked` this.
+    pub(super) fn corrections(
         &self,
-        source: &str,
-        destination: &str,
-        protocol: Protocol,
-    ) -> impl Iterator<Item = (&Rule, &Tags)> {
-        let end = |port| Rule {
-            source: source.to_owned(),
-            destination: destination.to_owned(),
-            protocol,
-            port_start: port,
-            port_end: port,
-        };
-        self.policies.range(end(0)..=end(u16::MAX))
+        asked: Hosted,
+        policies: Vec<Policy>,
+        groups: BTreeMap<String, Group>,
+    ) -> Vec<Change> {
+        let said: BTreeSet<_> = policies.iter().map(|policy| &policy.rule).collect();
+        let known = self.policies.naming_one_of(&asked.apps).into_keys();
+        let gone = known.filter(|rule| !said.contains(rule)).cloned().map(Change::PolicyRemoved);
+        let bound = self.groups.iter().filter(|(_, group)| group.is_bound_to(&asked.spaces));
+        let unbound = bound.filter(|(name, _)| !groups.contains_key(*name)).map(|(name, group)| {
+            let mut group = group.clone();
+            group.keep_spaces(|space| !asked.spaces.contains(space));
+            Change::GroupPut(name.clone(), group)
+        });
+        let mut changes: Vec<_> = gone.chain(unbound).collect();
+        changes.extend(policies.into_iter().map(Change::PolicyPut));
+        changes.extend(groups.into_iter().map(|(name, group)| Change::GroupPut(name, group)));
+        changes.push(Change::Came(asked));
+        changes
     }
 
     /// Forgets what concerns none of `hosted`.
     pub fn retain(&mut self, hosted: &Hosted) {
         self.complete.retain(hosted);
-        self.policies.retain(|rule, _| rule.touches(&hosted.apps));
+        self.policies.retain(|rule| rule.touches(&hosted.apps));
         self.groups.retain(|_, group| group.keep_spaces(|space| hosted.spaces.contains(space)));
     }
 
-    /// Forgets what is known of `asked`, because what is right has just come.
-    pub(super) fn forget(&mut self, asked: &Hosted) {
-        self.policies.retain(|rule, _| !rule.touches(&asked.apps));
-        self.groups.retain(|_, group| group.keep_spaces(|space| !asked.spaces.contains(space)));
+    fn leave(&mut self, left: &Hosted) {
+        self.policies_leaving(left).into_iter().for_each(|rule| self.policies.remove(&rule));
+        self.groups.retain(|_, group| group.keep_spaces(|space| !left.spaces.contains(space)));
+        self.complete = self.complete.without(left);
     }
 
-    /// Whether a policy names the app.
-    #[must_use]
-    pub fn names(&self, app: &str) -> bool {
-        self.policies.keys().any(|rule| rule.names(app))
+    /// The policies that concern nobody else of whom all is known.
+    pub(super) fn policies_leaving(&self, left: &Hosted) -> Vec<Rule> {
+        let stays = |app: &String| self.complete.apps.contains(app) && !left.apps.contains(app);
+        let naming = self.policies.naming_one_of(&left.apps).into_keys();
+        naming.filter(|rule| !stays(&rule.source) && !stays(&rule.destination)).cloned().collect()
+    }
+
+    /// Whether the lease is the one known of its block.
+    fn is_of(&self, lease: &Lease) -> bool {
+        self.leases.get(&lease.block).is_some_and(|known| known.cell == lease.cell)
     }
 
     /// A block that was given to another cell in the meantime is not taken from it.
     fn remove_lease(&mut self, lease: &Lease) {
-        if self.leases.get(&lease.block).is_some_and(|known| known.cell == lease.cell) {
+        if self.is_of(lease) {
             self.leases.remove(&lease.block);
         }
     }
@@ -251,15 +279,6 @@ fn values<S: Serializer>(leases: &BTreeMap<Ipv4Net, Lease>, serializer: S) -> Re
 fn by_block<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<Ipv4Net, Lease>, D::Error> {
     let leases = Vec::<Lease>::deserialize(deserializer)?;
     Ok(leases.into_iter().map(|lease| (lease.block, lease)).collect())
-}
-
-fn as_policies<S: Serializer>(policies: &BTreeMap<Rule, Tags>, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_seq(policies.iter().map(|(rule, tags)| Policy { rule: rule.clone(), tags: *tags }))
-}
-
-fn by_rule<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<Rule, Tags>, D::Error> {
-    let policies = Vec::<Policy>::deserialize(deserializer)?;
-    Ok(policies.into_iter().map(|policy| (policy.rule, policy.tags)).collect())
 }
 
 #[cfg(test)]

@@ -158,14 +158,15 @@ fn are_enforced(lab: &Lab, setting: &Setting) -> Result<()> {
     let all = setting.policies();
     let of_traffic = all.iter().filter(|policy| policy.source == App::Client).cloned().collect();
     write(lab, of_traffic, ENFORCED_WITHIN_MILLISECONDS)?;
-    for cell in ["a", "b"] {
-        // Each has a row of its own at least.
-        wait::until_true(&format!("cell {cell} to have all policies"), || {
-            let rows = counters::maps(lab, cell)?.get("POLICIES").map_or(0, |map| map.entries);
-            Ok(rows >= all.len() as u64)
-        })?;
-    }
-    Ok(())
+    ["a", "b"].into_iter().try_for_each(|cell| has_policies(lab, cell, all.len()))
+}
+
+/// Waits until a cell enforces so many policies; each has a row of its own at least.
+pub(super) fn has_policies(lab: &Lab, cell: &str, policies: usize) -> Result<()> {
+    wait::until_true(&format!("cell {cell} to have all policies"), || {
+        let rows = counters::maps(lab, cell)?.get("POLICIES").map_or(0, |map| map.entries);
+        Ok(rows >= policies as u64)
+    })
 }
 
 /// What a client may reach outside, in Garden's words; protocol 1 is TCP.

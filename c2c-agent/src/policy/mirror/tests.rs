@@ -1,161 +1,8 @@
 //! The mirror against a naive controller that keeps the whole world and its history, over random interleavings.
 
+use super::reference::{APPS, Reference, SPACES, any_change, apps, group, lease, names, policy};
 use super::*;
-use crate::policy::world::{Protocol, Rule, Tags};
-use c2c_proto::egress::SecurityRule;
 use proptest::prelude::*;
-use std::collections::{BTreeSet, VecDeque};
-
-const APPS: [&str; 4] = ["a", "b", "c", "d"];
-const SPACES: [&str; 3] = ["x", "y", "z"];
-const GROUPS: [&str; 3] = ["dns", "public", "database"];
-
-fn policy(source: u16, destination: u16, port: u16) -> Policy {
-    let rule = Rule {
-        source: APPS[usize::from(source % 4)].into(),
-        destination: APPS[usize::from(destination % 4)].into(),
-        protocol: Protocol::Tcp,
-        port_start: port,
-        port_end: port,
-    };
-    Policy { rule, tags: Tags { source: 1 + source % 4, destination: 1 + destination % 4 } }
-}
-
-fn lease(n: u8) -> Lease {
-    Lease {
-        cell: format!("cell-{n}"),
-        underlay: [192, 0, 2, n].into(),
-        block: format!("10.255.{n}.0/24").parse().unwrap(),
-        mac: [0xee, 0xee, 10, 255, n, 0],
-    }
-}
-
-fn index(revision: u64) -> usize {
-    usize::try_from(revision).unwrap()
-}
-
-fn names(names: &[&str]) -> BTreeSet<String> {
-    names.iter().map(|name| (*name).to_owned()).collect()
-}
-
-fn apps(apps: &[&str]) -> Hosted {
-    Hosted { apps: names(apps), spaces: BTreeSet::new() }
-}
-
-fn group(port: u16, default: bool, running: &[&str], staging: &[&str]) -> Group {
-    let rule = SecurityRule {
-        protocol: "tcp".into(),
-        destination: "192.0.2.0/24".into(),
-        ports: port.to_string(),
-        ..SecurityRule::default()
-    };
-    Group {
-        rules: vec![rule],
-        running_default: default,
-        staging_default: false,
-        running_spaces: names(running),
-        staging_spaces: names(staging),
-    }
-}
-
-/// The controller's side of one stream, and its store: every revision is one change.
-#[derive(Default)]
-struct Reference {
-    store: String,
-    history: Vec<Change>,
-    compacted: u64,
-    stream: Option<(Hosted, u64)>,
-    outbox: VecDeque<Update>,
-}
-
-impl Reference {
-    fn at(&self, revision: u64) -> World {
-        let mut world =
-            World { store_id: self.store.clone(), revision, with_groups: true, ..World::default() };
-        self.history.iter().take(index(revision)).cloned().for_each(|change| world.apply(change));
-        world
-    }
-
-    fn now(&self) -> World {
-        self.at(self.history.len() as u64)
-    }
-
-    fn policies_of(&self, hosted: &Hosted) -> Vec<Policy> {
-        let touched = self.now().policies.into_iter().filter(|(rule, _)| rule.touches(&hosted.apps));
-        touched.map(|(rule, tags)| Policy { rule, tags }).collect()
-    }
-
-    /// Those that concern `hosted`.
-    fn groups_of(&self, hosted: &Hosted) -> BTreeMap<String, Group> {
-        let mut groups = self.now().groups;
-        groups.retain(|_, group| group.keep_spaces(|space| hosted.spaces.contains(space)));
-        groups
-    }
-
-    fn open(&mut self, opening: &Opening) {
-        self.outbox.clear();
-        let resumes =
-            opening.store_id == self.store && opening.resume > 0 && opening.resume >= self.compacted;
-        let from = if resumes { opening.resume } else { self.history.len() as u64 };
-        self.stream = Some((opening.hosted.clone(), from));
-        if !resumes {
-            self.outbox.push_back(Update::Snapshot {
-                revision: from,
-                leases: self.now().leases.into_values().collect(),
-                policies: self.policies_of(&opening.hosted),
-                groups: self.groups_of(&opening.hosted),
-            });
-        }
-    }
-
-    fn announced(&mut self, said: &Announcement) {
-        let Some((hosted, _)) = &mut self.stream else { return };
-        hosted.extend(said.added.clone());
-        *hosted = hosted.without(&said.removed);
-        let bound = |group: &Group| {
-            let added = |space: &String| said.added.spaces.contains(space);
-            group.running_spaces.iter().any(added) || group.staging_spaces.iter().any(added)
-        };
-        let groups = hosted.clone();
-        let groups = self.groups_of(&groups).into_iter().filter(|(_, group)| bound(group)).collect();
-        let view = Update::AppsView {
-            serial: said.serial,
-            revision: self.history.len() as u64,
-            policies: self.policies_of(&said.added),
-            groups,
-        };
-        self.outbox.push_back(view);
-    }
-
-    /// Everything that happened since, as one delta.
-    fn flush(&mut self) {
-        let to = self.history.len() as u64;
-        let Some((hosted, sent)) = &mut self.stream else { return };
-        if *sent == to {
-            return;
-        }
-        let since = self.history[index(*sent)..].iter();
-        let changes = since.filter_map(|change| concerning(change, hosted)).collect();
-        self.outbox.push_back(Update::Delta { from: *sent, to, changes });
-        *sent = to;
-    }
-}
-
-/// The change as far as it concerns a cell that hosts these.
-fn concerning(change: &Change, hosted: &Hosted) -> Option<Change> {
-    let touches = match change {
-        Change::LeasePut(_) | Change::LeaseRemoved(_) | Change::GroupRemoved(_) => true,
-        Change::PolicyPut(policy) => policy.rule.touches(&hosted.apps),
-        Change::PolicyRemoved(rule) => rule.touches(&hosted.apps),
-        Change::GroupPut(name, group) => {
-            let mut group = group.clone();
-            let applies = group.keep_spaces(|space| hosted.spaces.contains(space));
-            let removed = Change::GroupRemoved(name.clone());
-            return Some(if applies { Change::GroupPut(name.clone(), group) } else { removed });
-        }
-    };
-    touches.then(|| change.clone())
-}
 
 #[derive(Clone, Debug)]
 enum Step {
@@ -177,24 +24,9 @@ fn any_hosted() -> impl Strategy<Value = Hosted> {
     (apps, spaces).prop_map(|(apps, spaces)| Hosted { apps: names(&apps), spaces: names(&spaces) })
 }
 
-fn any_group() -> impl Strategy<Value = Group> {
-    let spaces = || proptest::sample::subsequence(SPACES.to_vec(), 0..=3);
-    let parts = (1u16..4, proptest::bool::weighted(0.2), spaces(), spaces());
-    parts.prop_map(|(port, default, running, staging)| group(port, default, &running, &staging))
-}
-
 fn any_step() -> impl Strategy<Value = Step> {
-    let name = || proptest::sample::select(GROUPS.to_vec()).prop_map(str::to_owned);
-    let change = prop_oneof![
-        (0u16..4, 0u16..4, 1u16..4).prop_map(|(s, d, p)| Change::PolicyPut(policy(s, d, p))),
-        (0u16..4, 0u16..4, 1u16..4).prop_map(|(s, d, p)| Change::PolicyRemoved(policy(s, d, p).rule)),
-        (1u8..4).prop_map(|n| Change::LeasePut(lease(n))),
-        (1u8..4).prop_map(|n| Change::LeaseRemoved(lease(n))),
-        (name(), any_group()).prop_map(|(name, group)| Change::GroupPut(name, group)),
-        name().prop_map(Change::GroupRemoved),
-    ];
     prop_oneof![
-        6 => change.prop_map(Step::Change),
+        6 => any_change().prop_map(Step::Change),
         3 => any_hosted().prop_map(Step::Host),
         4 => Just(Step::Flush),
         3 => Just(Step::Announce),
@@ -210,12 +42,14 @@ fn any_step() -> impl Strategy<Value = Step> {
 struct Pair {
     mirror: Mirror,
     reference: Reference,
+    /// The world as whoever takes the mirror's steps has it.
+    followed: World,
 }
 
 impl Pair {
     fn new() -> Self {
         let reference = Reference { store: "0".into(), ..Reference::default() };
-        Self { mirror: Mirror::default(), reference }
+        Self { mirror: Mirror::default(), reference, followed: World::default() }
     }
 
     fn connect(&mut self) {
@@ -265,6 +99,16 @@ impl Pair {
         }
     }
 
+    fn follow(&mut self) {
+        match self.mirror.step() {
+            None => self.followed = self.mirror.world().clone(),
+            Some(step) => {
+                step.changes().iter().cloned().for_each(|change| self.followed.apply(change));
+                self.followed.revision = self.mirror.world().revision;
+            }
+        }
+    }
+
     /// Lets everything arrive that is on its way; reconnects when that is what the protocol asks for.
     fn settle(&mut self) {
         for _ in 0..4 {
@@ -292,6 +136,8 @@ proptest! {
                 && matches!(pair.reference.outbox.front(), Some(Update::AppsView { .. } | Update::Snapshot { .. }));
             if !lost_view {
                 pair.step(step);
+                pair.follow();
+                prop_assert_eq!(&pair.followed, pair.mirror.world(), "steps lead where the world is");
             }
         }
         // One more change makes a lost delta visible.
@@ -365,6 +211,12 @@ fn a_view_completes_its_apps_and_replaces_what_was_known_of_them() {
     pair.settle();
     assert!(pair.mirror.is_complete(&apps(&["a"])));
     assert_eq!(pair.mirror.world().policies.len(), 1);
+    // The view is ahead of the delta that removes it.
+    pair.mirror.host(apps(&["a", "b"]));
+    pair.step(Step::Change(Change::PolicyRemoved(policy(0, 1, 7).rule)));
+    pair.announce();
+    pair.deliver();
+    assert!(pair.mirror.is_complete(&apps(&["b"])) && pair.mirror.world().policies.is_empty());
 }
 
 #[test]

@@ -70,8 +70,7 @@ fn rules_are_written_before_the_endpoint_that_has_them_and_removed_after_the_las
     let before = set(&mut enforcer, 2);
     let other = Difference::GroupPut("dns".into(), group(&["192.0.2.2"], &["s"]));
     enforcer.take([Update::Delta { from: 5, to: 6, changes: vec![other] }]).unwrap();
-    let ends = ["0 policies", "0 mappings", "- 1 egress ranges", "configure"];
-    assert_eq!(log(&mut enforcer), [&["0 leases", "+ 1 egress ranges", with][..], &ends].concat());
+    assert_eq!(log(&mut enforcer), ["+ 1 egress ranges", with, "- 1 egress ranges"]);
     assert_ne!(set(&mut enforcer, 2), before, "a set never changes under its id");
 }
 
