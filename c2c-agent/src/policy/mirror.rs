@@ -188,9 +188,15 @@ impl Mirror {
             stream.forget_all_but(&self.hosted);
         }
         if self.is_live() {
-            let left = before.without(&self.hosted);
-            self.change(Change::Left(left));
+            self.leave(before.without(&self.hosted));
         }
+    }
+
+    fn leave(&mut self, left: Hosted) {
+        let naming = self.world.policies.naming_one_of(&left.apps).into_keys();
+        let gone: Vec<_> = naming.filter(|rule| !rule.touches(&self.hosted.apps)).cloned().collect();
+        gone.into_iter().for_each(|rule| self.change(Change::PolicyRemoved(rule)));
+        self.change(Change::Left(left));
     }
 
     fn retain_hosted(&mut self) {

@@ -154,7 +154,7 @@ pub enum Change {
     GroupRemoved(String),
     /// All that concerns these apps and spaces is known from now on.
     Came(Hosted),
-    /// These are hosted no more.
+    /// These are hosted no more. Policies that touch no other app that is hosted are removed by changes of their own.
     Left(Hosted),
 }
 
@@ -198,7 +198,10 @@ impl World {
                 self.groups.remove(&name);
             }
             Change::Came(these) => self.complete.extend(these),
-            Change::Left(these) => self.leave(&these),
+            Change::Left(these) => {
+                self.complete = self.complete.without(&these);
+                self.groups.retain(|_, group| group.keep_spaces(|space| !these.spaces.contains(space)));
+            }
         }
     }
 
@@ -244,19 +247,6 @@ impl World {
         self.complete.retain(hosted);
         self.policies.retain(|rule| rule.touches(&hosted.apps));
         self.groups.retain(|_, group| group.keep_spaces(|space| hosted.spaces.contains(space)));
-    }
-
-    fn leave(&mut self, left: &Hosted) {
-        self.policies_leaving(left).into_iter().for_each(|rule| self.policies.remove(&rule));
-        self.groups.retain(|_, group| group.keep_spaces(|space| !left.spaces.contains(space)));
-        self.complete = self.complete.without(left);
-    }
-
-    /// The policies that concern nobody else of whom all is known.
-    pub(super) fn policies_leaving(&self, left: &Hosted) -> Vec<Rule> {
-        let stays = |app: &String| self.complete.apps.contains(app) && !left.apps.contains(app);
-        let naming = self.policies.naming_one_of(&left.apps).into_keys();
-        naming.filter(|rule| !stays(&rule.source) && !stays(&rule.destination)).cloned().collect()
     }
 
     /// Whether the lease is the one known of its block.
