@@ -126,7 +126,7 @@ impl State {
         }
     }
 
-    /// How long a flow in this state outlives its last packet: the defaults of netfilter's conntrack, which is what
+    /// How long a flow in this state outlives its last packet, if it is more than an exchange: the defaults of netfilter's conntrack, which is what
     /// apps on Silk live with (`nf_conntrack_proto_{tcp,udp}.c`). But for who lingers: Linux waits 60 s (`TCP_TIMEWAIT_LEN`).
     #[inline(always)]
     #[must_use]
@@ -143,6 +143,8 @@ impl State {
     }
 }
 
+/// How long packets of other protocols than TCP come before they are a stream.
+const STREAM_AFTER_NS: u64 = 2_000_000_000;
 /// How stale `seen_ns` may be before a packet writes it anew.
 const SEEN_GRAIN_NS: u64 = 1_000_000_000;
 
@@ -159,7 +161,16 @@ impl Flow {
     #[inline(always)]
     #[must_use]
     pub const fn expired(&self, protocol: u8, now_ns: u64) -> bool {
-        now_ns.saturating_sub(self.seen_ns) > State::from_raw(self.state).timeout_ns(protocol)
+        self.is_outlived_by(State::from_raw(self.state), protocol, now_ns)
+    }
+
+    /// A question and its answer are not a stream: netfilter keeps them as it keeps what was never answered, unless packets
+    /// still come after two seconds (`nf_conntrack_udp_packet`). A name server is asked from a new port each time.
+    #[inline(always)]
+    const fn is_outlived_by(&self, state: State, protocol: u8, now_ns: u64) -> bool {
+        let exchange = protocol != TCP && self.seen_ns.saturating_sub(self.opened_ns) <= STREAM_AFTER_NS;
+        let state = if exchange { State::Opening } else { state };
+        now_ns.saturating_sub(self.seen_ns) > state.timeout_ns(protocol)
     }
 
     /// Whether a packet from the key's first end (or not) goes the way of the flow's opener.
@@ -193,7 +204,7 @@ impl Flow {
     pub const fn is_spent(&self, protocol: u8, now_ns: u64) -> bool {
         let state = State::from_raw(self.state);
         let state = if matches!(state, State::Lingering) { State::Closed } else { state };
-        now_ns.saturating_sub(self.seen_ns) > state.timeout_ns(protocol)
+        self.is_outlived_by(state, protocol, now_ns)
     }
 
     #[inline(always)]
@@ -271,9 +282,13 @@ mod tests {
     }
 
     #[test]
-    fn an_unanswered_udp_flow_is_short_lived() {
+    fn a_datagram_and_its_answer_are_short_lived_and_a_stream_is_not() {
         assert!(open().expired(UDP, 40 * S + 1));
-        assert!(!open().after(false, UDP, 0, 10 * S).expired(UDP, 129 * S));
+        let answered = open().after(false, UDP, 0, 11 * S).after(true, UDP, 0, 12 * S);
+        assert!(!answered.expired(UDP, 40 * S) && answered.expired(UDP, 42 * S + 1));
+        let stream = answered.after(false, UDP, 0, 13 * S + 1);
+        assert!(!stream.expired(UDP, 132 * S) && stream.expired(UDP, 133 * S + 2));
+        assert!(!open().after(false, TCP, tcp::ACK, 11 * S).expired(TCP, 86_400 * S));
     }
 
     #[test]

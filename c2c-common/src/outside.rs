@@ -81,6 +81,19 @@ impl Translation {
         Self { flow, set, addr: end.addr, port: end.port, pad: 0, ifindex: seen.ifindex }
     }
 
+    /// The same flow when the packet is the end of a connection whose entry was lost: closing or closed, and not
+    /// established for days.
+    #[inline(always)]
+    #[must_use]
+    pub const fn or_its_end(mut self, seen: &Seen) -> Self {
+        if seen.tcp_flags & tcp::RST != 0 {
+            self.flow.state = State::Closed as u8;
+        } else if seen.tcp_flags & tcp::FIN != 0 {
+            self.flow.state = State::Closing as u8;
+        }
+        self
+    }
+
     /// The same flow under a key of which the opener is the first end, or is not.
     #[inline(always)]
     #[must_use]
@@ -249,6 +262,17 @@ mod tests {
         let (fin, _) = open.after(&seen(tcp::FIN | tcp::ACK, false));
         assert!(fin.after(&seen(tcp::FIN | tcp::ACK, true)).1, "whoever closes last");
         assert!(open.after(&seen(tcp::RST, false)).1);
+    }
+
+    #[test]
+    fn what_ends_a_connection_that_is_not_known_opens_none() {
+        let opened = |flags| {
+            let seen = seen(flags, true);
+            Translation::opened(&seen, 5, END, 0).or_its_end(&seen).flow.state
+        };
+        assert_eq!(State::from_raw(opened(tcp::RST | tcp::ACK)), State::Closed);
+        assert_eq!(State::from_raw(opened(tcp::FIN | tcp::ACK)), State::Closing);
+        assert_eq!(State::from_raw(opened(tcp::ACK)), State::Established);
     }
 
     #[test]

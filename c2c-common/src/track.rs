@@ -79,6 +79,12 @@ impl Packet {
         tcp::is_opening(self.tcp_flags)
     }
 
+    /// A TCP packet that ends a connection at once.
+    #[inline(always)]
+    const fn is_reset(&self) -> bool {
+        self.tcp_flags & (tcp::SYN | tcp::RST) == tcp::RST
+    }
+
     #[inline(always)]
     const fn has_flow(&self) -> bool {
         matches!(self.protocol, TCP | UDP)
@@ -178,18 +184,19 @@ fn new_here(p: &Packet, judge: impl Fn(Question) -> bool) -> Decision {
     if judge(p.forward()) {
         return Decision::pass(Some(opened(p, flag::ENFORCED)));
     }
-    if is_mid_stream(p) && judge(p.reverse(p.destination_tag)) {
-        return Decision::pass(Some(reply_without_flow(p)));
+    if is_reply(p) && judge(p.reverse(p.destination_tag)) {
+        // A reset is the last that is heard of a connection.
+        return Decision::pass(if p.is_reset() { None } else { Some(reply_without_flow(p)) });
     }
     Decision::drop(Outcome::PolicyDenied, None)
 }
 
 /// A reply in a connection that this cell's own container opened, whose entry the table has lost (evicted, or not
-/// carried over an upgrade). Its policy allows the connection, so a lost entry must not cut it. Only TCP with ACK: such
-/// a packet cannot open anything.
+/// carried over an upgrade). Its policy allows the connection, so a lost entry must not cut it. Only TCP, with ACK or as a
+/// reset, which has none where no connection is known (RFC 9293 section 3.10.7.1): such a packet cannot open anything.
 #[inline(always)]
-const fn is_mid_stream(p: &Packet) -> bool {
-    tcp::is_mid_stream(p.tcp_flags)
+const fn is_reply(p: &Packet) -> bool {
+    tcp::is_mid_stream(p.tcp_flags) || p.is_reset()
 }
 
 #[inline(always)]
@@ -393,6 +400,10 @@ mod tests {
         assert!(flow.is_forward(true) && !flow.is(flag::ENFORCED), "the frontend is the opener");
         let syn = Packet { tcp_flags: tcp::SYN | tcp::ACK, ..at_frontend };
         assert_eq!(track(None, &syn, allow_frontend).drop, Some(Outcome::PolicyDenied));
+        // Where the backend knows of no connection, its reset has no ACK, and is the last that is heard.
+        let reset = Packet { tcp_flags: tcp::RST, ..at_frontend };
+        assert_eq!(track(None, &reset, allow_frontend), Decision::pass(None));
+        assert_eq!(track(None, &reset, deny).drop, Some(Outcome::PolicyDenied));
     }
 
     #[test]

@@ -184,6 +184,8 @@ pub struct Tunnel {
     pub inner_destination: [u8; 6],
     /// Inner source MAC.
     pub inner_source: [u8; 6],
+    /// Identifies the outer packet where a router cuts it: to be another one for each (RFC 6864 section 4.3).
+    pub id: u16,
     /// Length of the inner IPv4 packet in bytes.
     pub inner_len: u16,
     /// The inner packet's type of service byte; its ECN bits are copied out (RFC 6040 section 4.1, normal mode).
@@ -192,8 +194,8 @@ pub struct Tunnel {
 
 impl Tunnel {
     /// The 64 bytes that stand before the inner IPv4 packet, ready to be stored. The outer MACs are left zero: the
-    /// kernel's neighbour table fills them in. The outer UDP checksum is zero (RFC 7348 section 5), "don't fragment" is
-    /// not set and the IP id is zero: what Linux's own VXLAN device sends by default, but for the id.
+    /// kernel's neighbour table fills them in. The outer UDP checksum is zero (RFC 7348 section 5) and "don't
+    /// fragment" is not set: what Linux's own VXLAN device sends by default.
     #[inline(always)]
     #[must_use]
     pub fn outer(&self) -> OuterHeaders {
@@ -213,11 +215,13 @@ impl Tunnel {
     fn outer_ipv4(&self, h: &mut [u16; 32]) {
         h[7] = u16::from_be_bytes([0x45, self.inner_tos & 0x03]).to_be();
         h[8] = self.inner_len.wrapping_add(IP_EXTRA).to_be();
+        h[9] = self.id;
         h[11] = u16::from_be_bytes([64, UDP]).to_be();
         [h[13], h[14]] = halves(self.source);
         [h[15], h[16]] = halves(self.destination);
-        let sum =
-            [h[7], h[8], h[11], h[13], h[14], h[15], h[16]].iter().fold(0u32, |sum, &w| sum + u32::from(w));
+        let sum = [h[7], h[8], h[9], h[11], h[13], h[14], h[15], h[16]]
+            .iter()
+            .fold(0u32, |sum, &w| sum + u32::from(w));
         h[12] = !checksum::fold(sum);
     }
 
@@ -311,6 +315,7 @@ mod tests {
             tag,
             inner_destination: [0xee, 0xee, 10, 255, 2, 0],
             inner_source: [0xee, 0xee, 10, 255, 1, 0],
+            id: 0xabcd_u16.to_be(),
             inner_len: 60,
             inner_tos: 0xb9,
         }
@@ -322,6 +327,7 @@ mod tests {
         assert_eq!(h[12..14], [0x08, 0x00]);
         assert_eq!(h[14..16], [0x45, 0x01], "version, length, and only the ECN bits of the inner packet");
         assert_eq!(h[16..18], 110u16.to_be_bytes(), "outer length is the inner 60 and 50");
+        assert_eq!(h[18..22], [0xab, 0xcd, 0, 0], "an id, and a router may cut it");
         assert_eq!(h[22..24], [64, 17]);
         assert_eq!(h[26..34], [192, 0, 2, 1, 192, 0, 2, 2]);
         assert_eq!(checksum::of(&h[14..34]), 0, "the header checksum verifies");

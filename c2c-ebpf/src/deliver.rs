@@ -87,6 +87,7 @@ pub fn tunnel(ctx: &TcContext, config: &Config, lease: &Lease, h: &Headers, tag:
         tag,
         inner_destination: lease.mac,
         inner_source: hardware(config.block_base),
+        id: skb::random() as u16,
         inner_len: h.total_len,
         inner_tos: h.tos,
     }

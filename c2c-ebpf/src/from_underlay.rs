@@ -24,6 +24,11 @@ const OUTER_SOURCE: usize = 26;
 /// Offset of the VXLAN header.
 const VXLAN: u32 = 42;
 
+/// Bytes of a frame by which it is known for whom it is: Ethernet, IPv4 and the ports. Some NICs leave no more than the
+/// Ethernet header in a packet's first piece (virtio with mergeable buffers), and GRO pulls only what it can join: not
+/// fragments, options, ICMP.
+const ADDRESSED: u32 = 42;
+
 /// What the outer headers said.
 struct Outer {
     source: Addr,
@@ -38,6 +43,7 @@ struct Outer {
 #[inline(always)]
 pub fn run(ctx: &TcContext, h: &mut Headers) -> Verdict {
     let Some(config) = maps::config() else { return Verdict::NotOurs };
+    skb::pull_at_least(ctx, ADDRESSED);
     if skb::ifindex(ctx) == config.vxlan_ifindex && skb::mark(ctx) == REFUSED_MARK {
         return h.read(ctx, ETH_LEN).map_or_else(Verdict::Drop, |()| Verdict::Answer);
     }

@@ -259,13 +259,14 @@ impl Headers {
         self.protocol == ICMP && is_icmp_error(self.icmp_type)
     }
 
-    /// Whether the packet may be answered with a refusal: errors, resets and later fragments never are (RFC 1122 section
-    /// 3.2.2). A packet with options is answered by a reset only, which need not quote them.
+    /// Whether the packet may be answered with a refusal: errors, resets, later fragments and what is for many never are
+    /// (RFC 1122 sections 3.2.2 and 4.2.3.10). A packet with options is answered by a reset only, which need not quote them.
     #[inline(always)]
     pub fn may_be_answered(&self) -> bool {
         let reset = self.protocol == TCP && self.tcp_flags & tcp::RST != 0;
         let quotable = self.ip_len == IPV4_LEN || self.protocol == TCP;
-        quotable && !reset && !self.is_icmp_error() && !self.is_later_fragment()
+        let to_one = is_routable(self.destination);
+        quotable && to_one && !reset && !self.is_icmp_error() && !self.is_later_fragment()
     }
 
     /// The packet that an ICMP error quotes.
@@ -307,6 +308,13 @@ impl Headers {
         }
         Some(FlowKey::new(quote.source, quote.destination, quote.protocol).0)
     }
+}
+
+/// Whether routers take packets to an address: not to this network, loopback, multicast and reserved.
+#[inline(always)]
+pub fn is_routable(addr: Addr) -> bool {
+    let [first, ..] = addr.to_ne_bytes();
+    !matches!(first, 0 | 127 | 224..)
 }
 
 /// The packet that an ICMP error quotes.

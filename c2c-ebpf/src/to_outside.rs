@@ -8,10 +8,10 @@ use c2c_common::egress::{self, Answer, icmp_port};
 use c2c_common::flow::{End, FlowKey, flag};
 use c2c_common::layout::{Config, Endpoint, Event, MappedKey, RateKey, config_flag};
 use c2c_common::outside::{Seen, Translation};
-use c2c_common::wire::{ICMP, TCP, icmp};
+use c2c_common::wire::{ICMP, TCP, icmp, tcp};
 
 use crate::Verdict;
-use crate::headers::Headers;
+use crate::headers::{Headers, is_routable};
 use crate::kernel::{maps, skb};
 use crate::masquerade::{self, Ends, Found, Missed};
 use crate::outside::{keep, seen};
@@ -128,7 +128,7 @@ pub fn admit(h: &Headers, config: &Config, sender: &Endpoint) -> Admission {
     if seen.is_opening() && !within_rate(h, config, seen.now_ns) {
         return Admission::Refused(Outcome::RateLimited);
     }
-    let counted = h.protocol == TCP;
+    let counted = is_counted(h);
     // One in the middle of which the entry was lost counts as well, but only one that begins can be too many.
     let ceiling = if seen.is_opening() { config.max_connections } else { 0 };
     if counted && !maps::open_connection(h.source, ceiling) {
@@ -140,6 +140,12 @@ pub fn admit(h: &Headers, config: &Config, sender: &Endpoint) -> Admission {
     Admission::Admitted
 }
 
+/// Whether the container's ceiling counts what this packet begins. A reset begins nothing.
+#[inline(always)]
+fn is_counted(h: &Headers) -> bool {
+    h.protocol == TCP && h.tcp_flags & tcp::RST == 0
+}
+
 /// Of an answer from a mapped port whose flow the table has lost: what the outside called. Only in the middle of a TCP
 /// connection: such a packet can open nothing.
 #[inline(always)]
@@ -149,13 +155,6 @@ fn lost_mapping(h: &Headers, config: &Config, seen: &Seen) -> Option<End> {
     }
     let key = MappedKey { addr: h.source, port: h.source_port, protocol: TCP as u16 };
     Some(End { addr: config.underlay_addr, port: maps::mapped(&key)?.to_be() })
-}
-
-/// Addresses that no router takes: this network, loopback, multicast, reserved.
-#[inline(always)]
-fn is_routable(addr: Addr) -> bool {
-    let [first, ..] = addr.to_ne_bytes();
-    !matches!(first, 0 | 127 | 224..)
 }
 
 #[inline(always)]
@@ -188,8 +187,8 @@ pub fn open(ctx: &TcContext, h: &Headers, config: &Config, sender: &Endpoint) ->
         keep(HOOK, &key, maps::translation(&key), &opened);
         return send(ctx, h, config, end);
     }
-    let flags = if h.protocol == TCP { flag::COUNTED } else { 0 };
-    let opened = Translation::opened(&seen, sender.egress, h.source(), flags);
+    let flags = if is_counted(h) { flag::COUNTED } else { 0 };
+    let opened = Translation::opened(&seen, sender.egress, h.source(), flags).or_its_end(&seen);
     if maps::is_not_masqueraded(h.destination) {
         keep(HOOK, &key, maps::translation(&key), &opened);
         return send(ctx, h, config, h.source());

@@ -330,6 +330,7 @@ mod tests {
             tag: 0,
             inner_destination: [0xee; 6],
             inner_source: [0xee; 6],
+            id: 0,
             inner_len: 0,
             inner_tos: 0,
         };

@@ -338,6 +338,7 @@ fn tunnel(tunnels: &Tunnels, base: Ipv4Addr, to: Ipv4Addr, nonce: u32) -> Tunnel
         tag: 0,
         inner_destination: hardware(from_ipv4(base)),
         inner_source: hardware(from_ipv4(tunnels.own)),
+        id: 0,
         inner_len: 0,
         inner_tos: 0,
     }

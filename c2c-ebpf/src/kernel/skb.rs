@@ -111,6 +111,13 @@ pub fn flow_hash(ctx: &TcContext) -> u32 {
     unsafe { helper::bpf_get_hash_recalc(ctx.skb.skb) as u32 }
 }
 
+/// A number that nobody else has, most likely.
+#[inline(always)]
+pub fn random() -> u32 {
+    // SAFETY: the helper takes nothing.
+    unsafe { helper::bpf_get_prandom_u32() }
+}
+
 /// The coarse monotonic clock: as exact as a timer tick, and cheaper than the fine one.
 #[inline(always)]
 pub fn now_ns() -> u64 {
@@ -122,6 +129,15 @@ pub fn now_ns() -> u64 {
 #[inline(always)]
 pub fn pull(ctx: &TcContext, len: u32) -> Result<(), Refused> {
     ctx.pull_data(len).map_err(|_| Refused)
+}
+
+/// The same where the frame has as many bytes; nothing is done when they are readable, which is nearly always.
+#[inline(always)]
+pub fn pull_at_least(ctx: &TcContext, len: u32) {
+    if ctx.data() + len as usize > ctx.data_end() {
+        // A shorter frame is left to who reads it.
+        let _short = pull(ctx, len);
+    }
 }
 
 /// Overwrites bytes at `offset`.

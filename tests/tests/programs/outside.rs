@@ -1,7 +1,7 @@
 //! Between containers and the outside: rules, masquerading, mapped ports, limits, and the cell itself.
 
 use c2c_common::counter::{Hook, Outcome};
-use c2c_common::flow::flag;
+use c2c_common::flow::{State, flag};
 use c2c_common::layout::{NO_MASQUERADE, config_flag, egress_flag, endpoint_flag};
 
 use crate::machine::{BACKEND_TAG, Context, DROP, Machine, NEXT, REDIRECT, Run, config};
@@ -79,8 +79,21 @@ fn a_rule_speaks_of_its_set_protocol_ports_and_addresses() {
 fn addresses_that_no_router_takes_are_denied_whatever_the_rules_say() {
     let mut m = open_machine();
     for address in [[0, 0, 0, 1], [127, 0, 0, 1], [224, 0, 0, 251], [255, 255, 255, 255]] {
-        m.tc(OUT, &udp(CLIENT, (address.into(), 53))).expect(REDIRECT, &refused(Outcome::EgressDenied));
+        // In silence: an answer would come from where nobody is (RFC 1122 section 3.2.2).
+        m.tc(OUT, &udp(CLIENT, (address.into(), 53))).expect(DROP, &[(OUT, Outcome::EgressDenied)]);
+        m.tc(OUT, &tcp(CLIENT, (address.into(), 53), "S")).expect(DROP, &[(OUT, Outcome::EgressDenied)]);
     }
+}
+
+#[test]
+fn the_end_of_a_connection_that_is_not_known_holds_nothing() {
+    let mut m = open_machine();
+    m.tc(OUT, &tcp(CLIENT, SERVER, "RA")).expect(REDIRECT, &SENT);
+    let connections = m.connections(FRONTEND);
+    assert_eq!(connections.opened, connections.closed, "{connections:?}");
+    m.tc(OUT, &tcp((FRONTEND, 40_001), SERVER, "FA")).expect(REDIRECT, &SENT);
+    let states: Vec<_> = m.translations().values().map(|flow| State::from_raw(flow.flow.state)).collect();
+    assert!(states.len() == 2 && !states.contains(&State::Established), "{states:?}");
 }
 
 #[test]

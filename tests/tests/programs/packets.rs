@@ -156,6 +156,7 @@ pub(crate) fn tunnelled(outer_source: Ipv4Addr, vni: u32, tag: u16, inner: &[u8]
         tag,
         inner_destination: [0xee, 0xee, 10, 255, 1, 0],
         inner_source: [0xee, 0xee, 10, 255, 2, 0],
+        id: 0,
         inner_len: u16::try_from(inner_ip.len()).unwrap(),
         inner_tos: 0,
     };
