@@ -1,6 +1,6 @@
 //! The harness itself: what it says about traffic must be so, and nothing of it may be left.
 
-use anyhow::{Result, anyhow};
+use anyhow::{Context, Result, anyhow};
 use c2c_tests::lab::{Lab, Place};
 use c2c_tests::netns::{Namespace, TemporaryNamespace};
 use c2c_tests::observe::network::NetworkState;
@@ -15,7 +15,7 @@ use nix::sys::socket::SockProtocol;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::Command;
-use std::time::Duration;
+use std::time::Instant;
 
 const LEFT: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 const RIGHT: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
@@ -178,19 +178,22 @@ fn a_frame_goes_out_as_it_is() -> Result<()> {
 #[test]
 fn a_flood_is_as_fast_as_the_queue_in_its_way() -> Result<()> {
     const RATE: f64 = 50_000_000.0;
+    const BURST: f64 = 20.0 * 1_024.0 * 8.0;
     let (left, right) = pair("volume")?;
     let limit = "qdisc add dev eth0 root tbf rate 50mbit burst 20kb latency 25ms";
     left.output(Command::new("tc").args(limit.split(' ')))?;
     let (tcp, udp) = (Sink::tcp(&right, 7000)?, Sink::udp(&right, 7000)?);
     for protocol in ["tcp", "udp"] {
+        let begun = Instant::now();
         let (sink, flood) = match protocol {
             "tcp" => (&tcp, Flood::tcp(&left, RIGHT, 7000)?),
             _ => (&udp, Flood::udp(&left, RIGHT, 7000, 80_000_000)?),
         };
         sink.gets(1 << 20)?;
-        let share = sink.rate_over(Duration::from_secs(1)) / RATE;
+        sink.comes_to(RATE * 0.85).context(protocol)?;
+        let (bits, most) = (sink.bits(), RATE * begun.elapsed().as_secs_f64() + BURST);
         drop(flood);
-        assert!((0.85..1.0).contains(&share), "{protocol}: {share}");
+        assert!(bits <= most, "{protocol}: {bits} bits where at most {most} may come");
     }
     Ok(())
 }
