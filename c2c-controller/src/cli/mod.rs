@@ -21,6 +21,7 @@ use std::ffi::OsString;
 use std::fmt;
 use std::io::IsTerminal;
 use std::process::ExitCode;
+use std::time::Duration;
 
 /// Leases overlay blocks to cells, owns policies, tags and security groups, and streams every change to the agents.
 #[derive(Debug, Parser)]
@@ -29,6 +30,9 @@ struct Cli {
     #[command(subcommand)]
     command: Command,
 }
+
+/// How long what still waits when the controller has stopped is waited for.
+const STOP_PATIENCE: Duration = Duration::from_secs(2);
 
 const EXAMPLES: &str = "\
 Examples:
@@ -169,5 +173,8 @@ fn serve(args: &ServeArgs) -> Result<(), Failure> {
         .with_env_filter(&config.log)
         .init();
     let runtime = tokio::runtime::Runtime::new().map_err(Failure::refused)?;
-    runtime.block_on(crate::assembly::serve(config)).map_err(|error| Failure::Refused(format!("{error:#}")))
+    let served = runtime.block_on(crate::assembly::serve(config));
+    // Who waits for a store that does not answer is not waited for.
+    runtime.shutdown_timeout(STOP_PATIENCE);
+    served.map_err(|error| Failure::Refused(format!("{error:#}")))
 }

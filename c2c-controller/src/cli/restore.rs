@@ -2,21 +2,23 @@
 
 use super::{Failure, output};
 use crate::backup::{self, Backup, BackupError, Counts};
-use crate::config::StoreArgs;
+use crate::config::{StoreArgs, StorePlace};
 use crate::domain::{Revision, State};
 use crate::store::Store;
 use clap::Args;
 use serde::Serialize;
 use std::fs::File;
 use std::io::{self, BufReader, Read};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 const EXAMPLES: &str = "\
-The controllers of the store have to be stopped. The whole file is checked before anything is written, and all of it is
-written or nothing. The store gets a new identity: agents take everything anew when they come back.
+The controllers of the store have to be stopped, and a directory has to be written as the user that it belongs to. The whole
+file is checked before anything is written, and all of it is written or nothing. The store gets a new identity: agents take
+everything anew when they come back.
 
 Examples:
-  c2c-controller restore net.backup --data-dir /var/lib/c2c-controller
+  sudo -u c2c-controller c2c-controller restore net.backup --data-dir /var/lib/c2c-controller
   c2c-controller restore net.backup --config /etc/c2c/controller.toml --force";
 
 /// What to restore, and where.
@@ -73,8 +75,11 @@ pub(super) struct Filled {
 
 /// Makes this the whole content of a store that is empty, unless it may be replaced.
 pub(super) fn fill(place: &StoreArgs, force: bool, state: &State) -> Result<Filled, Failure> {
-    let store =
-        crate::assembly::open_store(&place.load().map_err(Failure::usage)?).map_err(Failure::refused)?;
+    let place = place.load().map_err(Failure::usage)?;
+    if let StorePlace::Directory(directory) = &place {
+        check_owner(directory)?;
+    }
+    let store = crate::assembly::open_store(&place).map_err(Failure::refused)?;
     let before = store.snapshot().map_err(Failure::refused)?;
     let replaced = Counts::of(&before.parts());
     check_empty(store.as_ref(), &before, replaced, force)?;
@@ -83,6 +88,19 @@ pub(super) fn fill(place: &StoreArgs, force: bool, state: &State) -> Result<Fill
     state.restamp(before.stamp(), crate::api::now());
     let store = store.refill(before.revision(), &state).map_err(Failure::refused)?;
     Ok(Filled { store: store.id().to_string(), revision: Revision::FIRST.get(), replaced })
+}
+
+/// What root writes into the directory of a controller that is not root the controller could not read.
+fn check_owner(directory: &Path) -> Result<(), Failure> {
+    let owner = directory.metadata().map_or(0, |metadata| metadata.uid());
+    if owner == 0 || !rustix::process::geteuid().is_root() {
+        return Ok(());
+    }
+    Err(Failure::Refused(format!(
+        "{} belongs to the user with the id {owner}, who could not use what root writes there; run this as that user, \
+         as with sudo -u '#{owner}'",
+        directory.display()
+    )))
 }
 
 fn check_empty(store: &dyn Store, before: &State, replaced: Counts, force: bool) -> Result<(), Failure> {

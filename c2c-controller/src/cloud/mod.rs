@@ -34,6 +34,8 @@ use tokio::time::Instant;
 /// How long an app is known to be in its space. It never moves to another; one that was deleted is no longer known after
 /// this time, and policies that were made for it meanwhile are cleaned like others.
 const APP_AGE: Duration = Duration::from_secs(300);
+/// Apps that are asked for and remembered at a time: what fits into one request of [`Controller::spaces_of`].
+const PIECE: usize = 200;
 /// Policies name at most 65,535 apps, because each has a tag. At some 150 bytes each it is 10 MB.
 const APPS: usize = 65_536;
 /// How long somebody is known to be a space developer: scripts call `cf` every second or two, and who loses the role keeps
@@ -107,8 +109,11 @@ impl Cloud {
     /// The spaces of those of the apps that Cloud Controller knows.
     async fn spaces_of(&self, apps: &BTreeSet<AppId>) -> Result<BTreeMap<AppId, SpaceId>, CloudError> {
         let (mut spaces, unknown) = lock(&self.shared.spaces).recall(apps.iter().cloned(), Instant::now());
-        if !unknown.is_empty() {
-            let found = self.shared.controller.spaces_of(&unknown).await?;
+        let unknown: Vec<_> = unknown.into_iter().collect();
+        // Kept piece by piece: who asks for more than fits into the time of one request has it when he asks again.
+        for piece in unknown.chunks(PIECE) {
+            let piece = piece.iter().cloned().collect();
+            let found = self.shared.controller.spaces_of(&piece).await?;
             lock(&self.shared.spaces).keep(found.clone(), Instant::now());
             spaces.extend(found);
         }

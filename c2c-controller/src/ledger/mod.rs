@@ -16,14 +16,16 @@ use crate::domain::{
     AppId, CellName, Change, Command, Commit, Figures, GroupName, Lease, Moment, Parts, Refusal, Revision,
     Rules, SecurityGroup, SpaceId, Stamp, State, Tag, TaggedPolicy, Timestamp, decide, stamped,
 };
-use crate::metrics::StoreMeter;
+use crate::metrics::{Asked, StoreMeter, in_one_line};
 pub use crate::store::Renewals;
 use crate::store::{Duty, Lead, Others, Since, Store, StoreError, StoreId, log_start};
 use crate::watch::{Hosted, Moves, News, Start, Subscription};
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
-use std::time::Instant;
+use std::sync::{
+    Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, TryLockError,
+};
+use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use world::World;
 
@@ -42,6 +44,8 @@ pub struct Ledger {
     /// Renewals that the store has not been told of.
     renewals: Mutex<Renewals>,
     failed: watch::Sender<bool>,
+    /// When a shared store could not be reached, and why, until it can.
+    away: Mutex<Option<(Instant, String)>>,
     meter: StoreMeter,
 }
 
@@ -123,6 +127,7 @@ impl Ledger {
             world,
             renewals: Mutex::default(),
             failed,
+            away: Mutex::default(),
             meter: StoreMeter::default(),
         })
     }
@@ -152,12 +157,12 @@ impl Ledger {
     /// When the command is refused, or cannot be stored. After an error of the store that is not
     /// [`StoreError::is_definite`] it may have been done all the same.
     pub fn execute(&self, command: &Command, now: Moment) -> Result<Done, LedgerError> {
-        let mut health = self.writing();
+        let mut health = self.turn()?;
         if *health == Health::Broken {
             return Err(LedgerError::Broken);
         }
         for _ in 0..ATTEMPTS {
-            self.catch_up(now).map_err(|error| self.failed_by(&mut health, error))?;
+            self.catch_up(now).map_err(|error| self.failed_by(&mut health, Asked::Read, error))?;
             let (changes, revision) = self.decide(command, now)?;
             if changes.is_empty() {
                 return Ok(Done { revision, commit: None });
@@ -169,7 +174,7 @@ impl Ledger {
                     return Ok(Done { revision: commit.revision, commit: Some(commit) });
                 }
                 Err(StoreError::Conflict { .. }) if self.store.is_shared() => {}
-                Err(error) => return Err(self.failed_by(&mut health, error).into()),
+                Err(error) => return Err(self.failed_by(&mut health, Asked::Write, error).into()),
             }
         }
         Err(LedgerError::Busy)
@@ -192,9 +197,9 @@ impl Ledger {
         if !self.store.is_shared() {
             return Ok(());
         }
-        let mut health = self.writing();
-        self.catch_up(now).map_err(|error| self.failed_by(&mut health, error))?;
-        self.meter.answered();
+        let mut health = self.turn()?;
+        self.catch_up(now).map_err(|error| self.failed_by(&mut health, Asked::Read, error))?;
+        self.meter.did(Asked::Read);
         Ok(())
     }
 
@@ -358,6 +363,12 @@ impl Ledger {
         &self.meter
     }
 
+    /// How long the store has been at what it was asked for.
+    #[must_use]
+    pub fn store_is_silent_for(&self) -> Duration {
+        self.store.silent_for()
+    }
+
     /// Takes a duty that one controller at a time does, if no other one has it. Blocks while the store is asked.
     ///
     /// # Errors
@@ -386,7 +397,9 @@ impl Ledger {
 
     /// Applies what others wrote. To be called by who holds the health.
     fn catch_up(&self, now: Moment) -> Result<(), StoreError> {
-        match self.store.others_since(self.revision())? {
+        let others = self.store.others_since(self.revision())?;
+        *self.away() = None;
+        match others {
             Others::Commits(commits) => commits.iter().for_each(|commit| self.write().apply(commit, now.up)),
             Others::Compacted => {
                 tracing::warn!(known = %self.revision(), "other controllers changed more than the log keeps; reading all");
@@ -405,8 +418,11 @@ impl Ledger {
 
     /// Notes what an error of the store means for what comes next. With a shared store nothing is lost by it: whether a
     /// write was done after all is learned before the next command. In a store of our own what cannot be read is not known.
-    fn failed_by(&self, health: &mut Health, error: StoreError) -> StoreError {
-        self.meter.failed(&error);
+    fn failed_by(&self, health: &mut Health, asked: Asked, error: StoreError) -> StoreError {
+        self.meter.failed(asked, &error);
+        if self.store.is_shared() && matches!(error, StoreError::Failed { .. }) {
+            *self.away() = Some((Instant::now(), in_one_line(&error)));
+        }
         let unknown = !error.is_definite() && !self.store.is_shared();
         if unknown || error.is_final() {
             *health = Health::Broken;
@@ -426,6 +442,27 @@ impl Ledger {
         self.renewals.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Waits until it may ask the store. Of a store that could not be reached, who would wait behind the next attempt is told
+    /// at once, and who waited behind one that failed shares its failure: they would else wait one after the other, each for
+    /// as long as a store is given, and take the threads that all others need.
+    fn turn(&self) -> Result<MutexGuard<'_, Health>, StoreError> {
+        let asked = Instant::now();
+        match self.writing.try_lock() {
+            Ok(health) => return Ok(health),
+            Err(TryLockError::Poisoned(poisoned)) => return Ok(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) => {}
+        }
+        if let Some((_, problem)) = &*self.away() {
+            return Err(StoreError::Away { problem: problem.clone() });
+        }
+        let health = self.writing();
+        shared_failure(self.away().as_ref(), asked).map_or(Ok(health), Err)
+    }
+
+    fn away(&self) -> MutexGuard<'_, Option<(Instant, String)>> {
+        self.away.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn writing(&self) -> MutexGuard<'_, Health> {
         self.writing.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -438,6 +475,12 @@ impl Ledger {
     fn write(&self) -> RwLockWriteGuard<'_, World> {
         self.world.write().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The store's last failure, for who asked before it and waited meanwhile.
+fn shared_failure(last: Option<&(Instant, String)>, asked: Instant) -> Option<StoreError> {
+    let (_, problem) = last.filter(|(when, _)| *when >= asked)?;
+    Some(StoreError::Away { problem: problem.clone() })
 }
 
 /// Commits of which the last one made the state.

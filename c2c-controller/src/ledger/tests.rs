@@ -3,6 +3,7 @@
 use super::*;
 use crate::domain::{Policy, Pool, Timestamp, Uptime};
 use crate::store::MemoryStore;
+use std::sync::atomic::Ordering::SeqCst;
 
 const NOW: Moment = Moment { wall: Timestamp(0), up: Uptime(0) };
 
@@ -29,7 +30,7 @@ impl Store for Arc<Failing> {
         self.inner.snapshot()
     }
     fn commit(&self, commit: &Commit) -> Result<(), StoreError> {
-        if self.failing.load(std::sync::atomic::Ordering::SeqCst) {
+        if self.failing.load(SeqCst) {
             let source = "no space left on device".into();
             return Err(StoreError::Failed { tried: "written", place: "/store".into(), source });
         }
@@ -46,16 +47,92 @@ impl Store for Arc<Failing> {
     }
 }
 
+/// A store that others share and that is asked in vain for as long as somebody holds the other end.
+#[derive(Debug, Default)]
+struct Away {
+    inner: MemoryStore,
+    asked: std::sync::atomic::AtomicUsize,
+    held: Mutex<()>,
+    is_back: std::sync::atomic::AtomicBool,
+}
+
+impl Store for Arc<Away> {
+    fn id(&self) -> StoreId {
+        self.inner.id()
+    }
+    fn snapshot(&self) -> Result<State, StoreError> {
+        self.inner.snapshot()
+    }
+    fn commit(&self, commit: &Commit) -> Result<(), StoreError> {
+        self.inner.commit(commit)
+    }
+    fn renew(&self, renewals: &Renewals) -> Result<(), StoreError> {
+        self.inner.renew(renewals)
+    }
+    fn is_shared(&self) -> bool {
+        true
+    }
+    fn others_since(&self, _known: Revision) -> Result<Others, StoreError> {
+        self.asked.fetch_add(1, SeqCst);
+        drop(self.held.lock().unwrap());
+        if self.is_back.load(SeqCst) {
+            return Ok(Others::Commits(Vec::new()));
+        }
+        Err(StoreError::Failed { tried: "read", place: "db".into(), source: "no route to host".into() })
+    }
+    fn changes_since(&self, revision: Revision) -> Result<Since, StoreError> {
+        self.inner.changes_since(revision)
+    }
+    fn refill(self: Box<Self>, over: Revision, _state: &State) -> Result<Box<dyn Store>, StoreError> {
+        Err(StoreError::Conflict { wanted: over, stored: self.inner.snapshot()?.revision() })
+    }
+}
+
+#[test]
+fn who_waited_while_an_attempt_failed_shares_its_failure() {
+    let (before, problem) = (Instant::now(), "no route to host".to_owned());
+    let failure = Some((before + Duration::from_secs(1), problem.clone()));
+    let shared = shared_failure(failure.as_ref(), before).unwrap();
+    assert!(matches!(&shared, StoreError::Away { problem: said } if *said == problem), "{shared}");
+    assert!(shared.is_definite() && !shared.is_final());
+    assert!(shared_failure(failure.as_ref(), before + Duration::from_secs(2)).is_none(), "it was before");
+    assert!(shared_failure(None, before).is_none());
+}
+
+#[test]
+fn nobody_waits_behind_another_attempt_at_a_store_that_was_away() {
+    let store = Arc::new(Away::default());
+    let ledger = Ledger::open(Box::new(Arc::clone(&store)), rules()).unwrap();
+    let asked = |times: usize| {
+        while store.asked.load(SeqCst) < times {
+            std::thread::yield_now();
+        }
+    };
+    assert!(matches!(ledger.refresh(NOW), Err(StoreError::Failed { .. })));
+    asked(1);
+    std::thread::scope(|scope| {
+        let held = store.held.lock().unwrap();
+        let next = scope.spawn(|| ledger.refresh(NOW));
+        asked(2);
+        let error = ledger.execute(&allow(1), NOW).unwrap_err();
+        assert!(matches!(error, LedgerError::Store(StoreError::Away { .. })), "at once: {error}");
+        store.is_back.store(true, SeqCst);
+        drop(held);
+        next.join().unwrap().unwrap();
+    });
+    ledger.execute(&allow(1), NOW).unwrap();
+}
+
 #[test]
 fn after_a_failed_write_nothing_is_acknowledged_until_the_store_is_opened_again() {
     let store = Arc::new(Failing::default());
     let ledger = Ledger::open(Box::new(Arc::clone(&store)), rules()).unwrap();
     let (_, mut subscription) = ledger.subscribe(&Hosted::default(), None);
     ledger.execute(&allow(1), NOW).unwrap();
-    store.failing.store(true, std::sync::atomic::Ordering::SeqCst);
+    store.failing.store(true, SeqCst);
     assert!(matches!(ledger.execute(&allow(2), NOW), Err(LedgerError::Store(_))));
     assert!(*ledger.failed().borrow());
-    store.failing.store(false, std::sync::atomic::Ordering::SeqCst);
+    store.failing.store(false, SeqCst);
     assert!(matches!(ledger.execute(&allow(3), NOW), Err(LedgerError::Broken)));
     assert_eq!(ledger.revision(), Revision::new(1));
     assert_eq!(subscription.drain().unwrap().len(), 1, "watchers see what was stored and nothing else");

@@ -7,7 +7,8 @@ mod page;
 mod requests;
 
 pub use calls::{calls, count_call};
-pub use meters::{Meters, StoreMeter};
+pub(crate) use meters::in_one_line;
+pub use meters::{Asked, Meters, StoreMeter};
 pub use requests::count_request;
 
 use crate::api::now;
@@ -16,7 +17,11 @@ use crate::ledger::Ledger;
 use crate::watch::Sessions;
 use c2c_proto::pages::Observed;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::watch;
+
+/// How long the store may take before it is said. A commit to a busy disk takes well below a second.
+const SILENCE: Duration = Duration::from_secs(5);
 
 /// Sees everything that the pages tell.
 #[derive(Clone, Debug)]
@@ -42,6 +47,13 @@ impl Observed for Observer {
         let stopping = self.stopping.borrow().then(|| "the controller is stopping".to_owned());
         let failure = self.ledger.meter().last_failure();
         let store = failure.map(|failure| format!("the store does not do what it is asked for: {failure}"));
-        stopping.into_iter().chain(store).chain(self.certificates.problems(now().wall)).collect()
+        let silent = Some(self.ledger.store_is_silent_for()).filter(|silent| *silent > SILENCE);
+        let silent = silent.map(|silent| format!("the store has not answered for {} s", silent.as_secs()));
+        stopping
+            .into_iter()
+            .chain(store)
+            .chain(silent)
+            .chain(self.certificates.problems(now().wall))
+            .collect()
     }
 }

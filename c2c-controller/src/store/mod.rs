@@ -134,6 +134,19 @@ pub trait Store: fmt::Debug + Send + Sync {
         Ok(Renewals::new())
     }
 
+    /// Whether a write would find room.
+    ///
+    /// # Errors
+    /// [`StoreError::NoRoom`], or when it cannot be told.
+    fn has_room(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    /// How long it has been at what it was asked for; zero when it waits to be asked.
+    fn silent_for(&self) -> Duration {
+        Duration::ZERO
+    }
+
     /// Whether other controllers may write, too.
     fn is_shared(&self) -> bool {
         false
@@ -207,6 +220,12 @@ pub enum StoreError {
         /// What is kept, in MiB.
         reserve: u64,
     },
+    /// It could not be reached just before; nobody was asked and nothing was written.
+    #[error("{problem}; it is being tried again")]
+    Away {
+        /// What was said then.
+        problem: String,
+    },
     /// Another process has it.
     #[error("the store {place} is in use by another process; end that first")]
     InUse {
@@ -249,7 +268,10 @@ impl StoreError {
     /// Whether it is certain that nothing was written.
     #[must_use]
     pub fn is_definite(&self) -> bool {
-        matches!(self, Self::Conflict { .. } | Self::NotTaken { .. } | Self::NoRoom { .. })
+        matches!(
+            self,
+            Self::Conflict { .. } | Self::NotTaken { .. } | Self::NoRoom { .. } | Self::Away { .. }
+        )
     }
 
     /// Whether it will not be better until the store is opened again.

@@ -131,6 +131,21 @@ async fn what_is_no_whole_backup_changes_nothing() {
 }
 
 #[tokio::test]
+async fn what_the_controller_could_not_read_is_not_written() {
+    let mut foundation = Foundation::new();
+    let controller = filled(&mut foundation, &[]).await;
+    let file = foundation.path().join("net.backup");
+    foundation.run(&["backup", file.to_str().unwrap()]).ok();
+    controller.kill();
+    let anothers = foundation.path().join("another's");
+    std::fs::create_dir(&anothers).unwrap();
+    std::os::unix::fs::chown(&anothers, Some(65_534), None).unwrap();
+    let refused = restore(&file, &["--data-dir", anothers.to_str().unwrap()]).failed(1);
+    assert!(refused.ends_with("run this as that user, as with sudo -u '#65534'"), "{refused}");
+    assert_eq!(std::fs::read_dir(&anothers).unwrap().count(), 0);
+}
+
+#[tokio::test]
 async fn backups_are_for_operators_and_go_to_standard_output_too() {
     let mut foundation = Foundation::new();
     let _controller = filled(&mut foundation, &[]).await;

@@ -2,7 +2,7 @@
 //! The disk is a small tmpfs in a mount namespace of the test's own thread, which the programs that it starts are in, too.
 
 use crate::cluster::Cluster;
-use crate::harness::{Foundation, PATIENCE, hello};
+use crate::harness::{Foundation, PATIENCE, hello, readiness_becomes};
 use c2c_proto::v1;
 use c2c_proto::v1::agent_message::Message as ToController;
 use nix::mount::{MsFlags, mount};
@@ -65,7 +65,14 @@ async fn writes_are_refused_and_all_else_goes_on(mut foundation: Foundation, fla
     }
     agent.heartbeat_ack().await;
 
+    let is_ours = flags.is_empty();
+    if is_ours {
+        readiness_becomes(controller.pages, "503", "make room there").await;
+    }
     std::fs::remove_file(ballast).unwrap();
+    if is_ours {
+        readiness_becomes(controller.pages, "200", "ready").await;
+    }
     let deadline = Instant::now() + PATIENCE;
     let written = loop {
         match allow(&foundation, 5000).await {

@@ -18,6 +18,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant, SystemTime};
 use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
@@ -369,4 +371,27 @@ impl Agent {
 /// Fails the test instead of hanging.
 pub(crate) async fn within<T>(future: impl Future<Output = T>) -> T {
     tokio::time::timeout(PATIENCE, future).await.expect("nothing happened for a long time")
+}
+
+/// Status line, headers and body of a page.
+pub(crate) async fn page(address: SocketAddr, path: &str) -> String {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let get = format!("GET {path} HTTP/1.1\r\nHost: c2c\r\nConnection: close\r\n\r\n");
+    stream.write_all(get.as_bytes()).await.unwrap();
+    let mut said = String::new();
+    within(stream.read_to_string(&mut said)).await.unwrap();
+    said
+}
+
+/// Waits until the controller says that it is ready, or that it is not and why.
+pub(crate) async fn readiness_becomes(pages: SocketAddr, status: &str, reason: &str) {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let said = page(pages, "/readyz").await;
+        if said.starts_with(&format!("HTTP/1.1 {status}")) && said.contains(reason) {
+            return;
+        }
+        assert!(Instant::now() < deadline, "expected {status} and {reason:?}: {said}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
 }

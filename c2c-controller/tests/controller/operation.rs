@@ -1,24 +1,11 @@
 //! What those see who operate a controller: its pages, certificates that are rotated, and a configuration that is checked.
 
-use crate::harness::{Foundation, binary, hello, within};
+use crate::harness::{Foundation, binary, hello, page, within};
 use c2c_proto::tls::Files;
 use c2c_proto::v1;
 use c2c_proto::v1::ListLeasesRequest;
 use c2c_proto::v1::agent_message::Message as Say;
-use std::net::SocketAddr;
 use std::path::Path;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
-
-/// Status line, headers and body of a page.
-async fn page(address: SocketAddr, path: &str) -> String {
-    let mut stream = TcpStream::connect(address).await.unwrap();
-    let get = format!("GET {path} HTTP/1.1\r\nHost: c2c\r\nConnection: close\r\n\r\n");
-    stream.write_all(get.as_bytes()).await.unwrap();
-    let mut said = String::new();
-    within(stream.read_to_string(&mut said)).await.unwrap();
-    said
-}
 
 /// Puts a file in another's place as those do who rotate certificates: whole, by a rename.
 fn rotate(from: &Path, to: &Path) {

@@ -285,8 +285,8 @@ impl Leased {
 
     async fn heartbeat(&mut self, beat: v1::Heartbeat) -> Result<(), End> {
         self.session.set_applied(self.machine.applied(beat.applied_revision));
-        let (ledger, underlay) = (Arc::clone(&self.ledger), self.lease.underlay);
-        let revision = blocking(move || ledger.renew(underlay, now())).await?;
+        // Needs no store, so that it goes on when all threads that may block wait for one.
+        let revision = self.ledger.renew(self.lease.underlay, now());
         say(&self.outgoing, Message::HeartbeatAck(v1::HeartbeatAck { revision: revision.get() })).await
     }
 

@@ -57,6 +57,11 @@ fn hear(client: &mut Client, known: Revision, patience: Duration) -> Result<(), 
     }
 }
 
+/// Whether a commit changed rules of a security group, which the log leaves out.
+pub(super) fn lacks_rules(commit: &Commit) -> bool {
+    commit.changes.iter().any(|change| matches!(change, Change::GroupRulesChanged(_)))
+}
+
 /// The log leaves the rules of security groups out; they are put in as they are after the last commit. A group that is gone
 /// by then had some that nobody can read any more, and needs none.
 pub(super) fn with_rules(commits: Vec<Commit>, groups: Vec<SecurityGroup>) -> Vec<Commit> {

@@ -24,7 +24,7 @@ use follow::Follower;
 use serde::de::DeserializeOwned;
 use session::{Later, Row, Session, Write, Written, answered, failed, is_lost};
 use std::collections::BTreeMap;
-use std::sync::mpsc::{Receiver, Sender, channel, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -34,6 +34,16 @@ const OPEN_PATIENCE: Duration = Duration::from_secs(2);
 /// How long a lost connection is tried to be made again before the store has failed: a restart or a failover of the
 /// database, or the lock of our own lost session, takes less.
 const LOST_PATIENCE: Duration = Duration::from_secs(60);
+/// How long anybody waits for an answer: as long as a lost connection is tried to be made again, and as the database then lets
+/// one statement run (`session`). A commit may still take longer: to wait for a synchronous standby is no part of a
+/// statement's time.
+const PATIENCE: Duration = Duration::from_secs(LOST_PATIENCE.as_secs() + 30);
+/// How long behind one that has taken so long already.
+const SHORT_PATIENCE: Duration = Duration::from_secs(5);
+/// How long who closes the store waits for what is under way.
+const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
+/// Between two looks whether it has ended.
+const CLOSE_PAUSE: Duration = Duration::from_millis(2);
 /// Between two attempts.
 const RETRY_PAUSE: Duration = Duration::from_millis(200);
 
@@ -48,6 +58,23 @@ pub struct PostgresStore {
     jobs: Mutex<Option<Sender<Job>>>,
     follower: Follower,
     thread: Option<JoinHandle<()>>,
+    busy: Busy,
+    patience: Duration,
+}
+
+/// Since when the thread has been at what it does.
+#[derive(Clone, Debug, Default)]
+struct Busy(Arc<Mutex<Option<Instant>>>);
+
+impl Busy {
+    fn set(&self, since: Option<Instant>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = since;
+    }
+
+    fn time(&self) -> Duration {
+        let since = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        since.map_or(Duration::ZERO, |since| since.elapsed())
+    }
 }
 
 /// What the thread has.
@@ -65,14 +92,20 @@ impl PostgresStore {
     /// # Errors
     /// When somebody has it for himself, it is of another version, or the database cannot be used.
     pub fn open(url: &PostgresUrl) -> Result<Self, StoreError> {
+        Self::open_with(url, PATIENCE)
+    }
+
+    /// The same with another patience for answers than [`PATIENCE`].
+    fn open_with(url: &PostgresUrl, patience: Duration) -> Result<Self, StoreError> {
         let (jobs, todo) = channel();
         let (opened, answer) = sync_channel(1);
-        let theirs = url.clone();
+        let (theirs, busy) = (url.clone(), Busy::default());
+        let ours = busy.clone();
         let run = move || match Session::open(&theirs, OPEN_PATIENCE) {
             Ok(session) => {
                 // Fails only when nobody waits for it.
                 let _ = opened.send(Ok(session.store.clone()));
-                work(Connection::new(theirs, session), &todo);
+                work(Connection::new(theirs, session), &todo, &ours);
             }
             Err(error) => drop(opened.send(Err(error))),
         };
@@ -89,10 +122,12 @@ impl PostgresStore {
             jobs: Mutex::new(Some(jobs)),
             follower: Follower::default(),
             thread: Some(thread),
+            busy,
+            patience,
         })
     }
 
-    /// Has the thread do it, and waits.
+    /// Has the thread do it, and waits. Who waits in vain does not know whether it was or will be done.
     fn ask<T: Send + 'static>(
         &self,
         tried: &'static str,
@@ -102,7 +137,21 @@ impl PostgresStore {
         let job: Job = Box::new(move |connection| drop(done.send(job(connection))));
         let jobs = self.jobs.lock().unwrap_or_else(PoisonError::into_inner).clone();
         jobs.and_then(|jobs| jobs.send(job).ok()).ok_or_else(|| ended(tried, &self.url))?;
-        answer.recv().map_err(|_| ended(tried, &self.url))?
+        let is_stuck = self.busy.time() > self.patience;
+        let patience = if is_stuck { SHORT_PATIENCE.min(self.patience) } else { self.patience };
+        match answer.recv_timeout(patience) {
+            Ok(answer) => answer,
+            Err(RecvTimeoutError::Disconnected) => Err(ended(tried, &self.url)),
+            Err(RecvTimeoutError::Timeout) => Err(StoreError::Failed {
+                tried,
+                place: self.url.to_string(),
+                source: format!(
+                    "the database has been at one statement for {} s; a commit waits for a synchronous standby that is away",
+                    self.busy.time().as_secs()
+                )
+                .into(),
+            }),
+        }
     }
 
     /// The commits after one revision until another, which have to be all there.
@@ -122,6 +171,33 @@ impl PostgresStore {
         Ok(commits)
     }
 
+    /// The commits after the revision that we know, of a store that is at another; nothing when its log does not go back so far.
+    fn later(
+        &self,
+        known: Revision,
+        stored: Revision,
+        commits: &[Vec<u8>],
+    ) -> Result<Option<Vec<Commit>>, StoreError> {
+        if stored < known {
+            let problem = format!("it is at revision {stored}, and revision {known} was seen");
+            return Err(damaged(&self.url, &problem));
+        }
+        if known < log_start(stored) {
+            return Ok(None);
+        }
+        self.read_commits(known, stored, commits).map(Some)
+    }
+
+    /// Commits of which one changed rules of a security group, with all rules as they are then.
+    fn others_with_rules(&self, known: Revision) -> Result<Others, StoreError> {
+        let read = move |session: &mut Session| session.commits_and_records_after(known, keys::GROUPS);
+        let later = self.ask("read", move |connection| connection.retry("read", read))?;
+        let Later { revision: stored, commits, records: groups } = later;
+        let Some(commits) = self.later(known, stored, &commits)? else { return Ok(Others::Compacted) };
+        let groups = read_all::<GroupRecord, SecurityGroup>(&self.url, &groups, keys::GROUPS)?;
+        Ok(Others::Commits(follow::with_rules(commits, groups)))
+    }
+
     fn write_of(&self, commit: &Commit) -> Result<Write, StoreError> {
         let unwritable = |error: serde_json::Error| StoreError::Failed {
             tried: "written",
@@ -135,13 +211,14 @@ impl PostgresStore {
     }
 }
 
-/// Waits for the connection to end, so that the store can be opened again.
+/// Waits for the connection to end, so that the store can be opened again; but not for a database that does not answer.
 impl Drop for PostgresStore {
     fn drop(&mut self) {
         self.jobs.get_mut().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(thread) = self.thread.take() {
-            // A thread that panicked has told of it already.
-            let _ = thread.join();
+        let Some(thread) = self.thread.take() else { return };
+        let began = Instant::now();
+        while !thread.is_finished() && began.elapsed() < CLOSE_PATIENCE {
+            thread::sleep(CLOSE_PAUSE);
         }
     }
 }
@@ -191,6 +268,10 @@ impl Store for PostgresStore {
         Ok(leases.into_iter().map(|lease| (lease.underlay, lease.renewed)).collect())
     }
 
+    fn silent_for(&self) -> Duration {
+        self.busy.time()
+    }
+
     fn is_shared(&self) -> bool {
         true
     }
@@ -200,19 +281,13 @@ impl Store for PostgresStore {
         if stored == known {
             return Ok(Others::Commits(Vec::new()));
         }
-        let read = move |session: &mut Session| session.commits_and_records_after(known, keys::GROUPS);
-        let later = self.ask("read", move |connection| connection.retry("read", read))?;
-        let Later { revision: stored, commits, records: groups } = later;
-        if stored < known {
-            let problem = format!("it is at revision {stored}, and revision {known} was seen");
-            return Err(damaged(&self.url, &problem));
+        let read = move |session: &mut Session| session.commits_after(known);
+        let (stored, commits) = self.ask("read", move |connection| connection.retry("read", read))?;
+        match self.later(known, stored, &commits)? {
+            Some(commits) if commits.iter().any(follow::lacks_rules) => self.others_with_rules(known),
+            Some(commits) => Ok(Others::Commits(commits)),
+            None => Ok(Others::Compacted),
         }
-        if known < log_start(stored) {
-            return Ok(Others::Compacted);
-        }
-        let commits = self.read_commits(known, stored, &commits)?;
-        let groups = read_all::<GroupRecord, SecurityGroup>(&self.url, &groups, keys::GROUPS)?;
-        Ok(Others::Commits(follow::with_rules(commits, groups)))
     }
 
     fn wait(&self, known: Revision, patience: Duration) {
@@ -259,9 +334,11 @@ impl Store for PostgresStore {
 }
 
 /// Does what is asked until nobody can ask any more.
-fn work(mut connection: Connection, todo: &Receiver<Job>) {
+fn work(mut connection: Connection, todo: &Receiver<Job>, busy: &Busy) {
     for job in todo {
+        busy.set(Some(Instant::now()));
         job(&mut connection);
+        busy.set(None);
     }
 }
 

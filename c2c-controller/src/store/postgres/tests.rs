@@ -179,6 +179,39 @@ fn a_server_that_crashes_keeps_what_was_acknowledged_and_is_found_again() {
 }
 
 #[test]
+fn a_commit_that_waits_for_a_standby_that_is_away_is_not_waited_for() {
+    let cluster = Cluster::start();
+    let url = cluster.database("net").parse().unwrap();
+    let store = PostgresStore::open_with(&url, Duration::from_secs(1)).unwrap();
+    let mut client = cluster.client_of("net");
+    let mut standby = |name: &str| {
+        client.execute(&format!("ALTER SYSTEM SET synchronous_standby_names = '{name}'"), &[]).unwrap();
+        client.execute("SELECT pg_reload_conf()", &[]).unwrap();
+    };
+    standby("away");
+    // Until the server has read its configuration again a commit does not wait.
+    let mut numbers = 1_u8..;
+    let (last, error) = loop {
+        let n = numbers.next().unwrap();
+        match store.commit(&commit(n.into(), vec![Change::LeasePut(lease(n))])) {
+            Ok(()) => thread::sleep(Duration::from_millis(20)),
+            Err(error) => break (n, error),
+        }
+    };
+    let said = std::error::Error::source(&error).unwrap().to_string();
+    assert!(!error.is_definite() && said.contains("synchronous standby"), "{error}: {said}");
+    assert!(store.silent_for() >= Duration::from_secs(1));
+    assert!(store.others_since(Revision::ZERO).is_err(), "nor is who asks behind it");
+    standby("");
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while store.silent_for() > Duration::ZERO {
+        assert!(Instant::now() < deadline, "the commit goes on when nobody waits for the standby");
+        thread::sleep(Duration::from_millis(10));
+    }
+    assert_eq!(store.snapshot().unwrap().leases().count(), usize::from(last), "it was written all the same");
+}
+
+#[test]
 fn another_store_or_an_older_one_is_not_gone_on_with() {
     let cluster = Cluster::start();
     let url = cluster.database("net");

@@ -346,6 +346,10 @@ impl Store for SledStore {
         renewals.iter().try_for_each(|(underlay, at)| self.renew_one(*underlay, *at))
     }
 
+    fn has_room(&self) -> Result<(), StoreError> {
+        self.check_room()
+    }
+
     fn changes_since(&self, revision: Revision) -> Result<Since, StoreError> {
         let current = self.written.lock().unwrap_or_else(PoisonError::into_inner).revision;
         if revision > current || revision < log_start(current) {
