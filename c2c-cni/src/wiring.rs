@@ -8,12 +8,17 @@ use c2c_proto::agent_api::{Add, Added, Attachment, Request, code};
 use c2c_proto::agent_socket::CallError;
 use serde_json::Value;
 use std::fs::File;
+use std::io::ErrorKind;
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// How long undoing may take on top: an agent that has not answered in time is not waited for as long again.
 const UNDO_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Between two attempts to reach an agent that is away.
+const RETRY_PAUSE: Duration = Duration::from_millis(50);
 
 /// The agent, and how it is reached.
 #[derive(Clone, Copy)]
@@ -23,6 +28,12 @@ pub(crate) struct Wiring<'a> {
 }
 
 impl Wiring<'_> {
+    /// Asks the agent what a container needs to start. An agent that is away for a moment, as it is while it is upgraded, is
+    /// waited for; nothing was sent to it, so nothing needs to be undone.
+    pub(crate) fn ask_patiently(&self, request: &Request, netns: Option<&File>) -> Result<Value, CniError> {
+        self.call_patiently(request, netns).map_err(Into::into)
+    }
+
     /// Asks the agent anything.
     pub(crate) fn ask(&self, request: &Request, netns: Option<&File>) -> Result<Value, CniError> {
         self.call(request, netns, self.reach.timeout).map_err(Into::into)
@@ -32,7 +43,7 @@ impl Wiring<'_> {
     /// undone: the agent has done that, and what it refuses may be a second wiring of a container that works.
     pub(crate) fn add(&self, add: Add, netns: &File) -> Result<Added, CniError> {
         let attachment = add.attachment.clone();
-        match self.call(&Request::Add(add), Some(netns), self.reach.timeout) {
+        match self.call_patiently(&Request::Add(add), Some(netns)) {
             Ok(answer) => serde_json::from_value(answer).map_err(|error| {
                 let msg = format!("its answer to ADD cannot be read: {error}");
                 self.undo(&attachment, self.not_the_agent(&msg))
@@ -82,9 +93,25 @@ impl Wiring<'_> {
         Ok(CniError::new(because.code, msg))
     }
 
+    fn call_patiently(&self, request: &Request, netns: Option<&File>) -> Result<Value, CallError> {
+        let started = Instant::now();
+        let mut answer = self.call(request, netns, self.reach.timeout);
+        while answer.as_ref().is_err_and(is_away) && started.elapsed() + RETRY_PAUSE < self.reach.timeout {
+            thread::sleep(RETRY_PAUSE);
+            answer = self.call(request, netns, self.reach.timeout.saturating_sub(started.elapsed()));
+        }
+        answer
+    }
+
     fn call(&self, request: &Request, netns: Option<&File>, timeout: Duration) -> Result<Value, CallError> {
         self.agent.ask(&self.reach.socket, timeout, request, netns.map(AsFd::as_fd))
     }
+}
+
+/// Whether nobody listens at the socket, or there is none.
+fn is_away(error: &CallError) -> bool {
+    let CallError::Unreachable { source, .. } = error else { return false };
+    matches!(source.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused)
 }
 
 /// Opens a container's namespace, and unless `own` may be it refuses the plugin's own: it is the cell's. `what` names the

@@ -13,8 +13,9 @@ use std::net::Ipv4Addr;
 pub const DEFAULT_SOCKET: &str = "/run/c2c/agent.sock";
 /// Where the shim leaves a DEL that the agent could not be asked for; the agent does it when it starts.
 pub const DEFAULT_PENDING_DIR: &str = "/var/lib/c2c/pending-del";
-/// A request longer than this is refused unread, in bytes. A GC of 1,000 attachments is about 100 kB.
-pub const MAX_REQUEST_BYTES: usize = 1 << 20;
+/// A request longer than this is refused unread, in bytes: what the shim takes from guardian, too. A container with 10,000
+/// egress rules is about 1 MB.
+pub const MAX_REQUEST_BYTES: usize = 16 << 20;
 
 /// What can be asked of the agent.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

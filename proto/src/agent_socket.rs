@@ -3,7 +3,7 @@
 //!
 //! It holds no meaning of any request; the answering side is the agent's `cni_api`.
 
-use crate::agent_api::{ApiError, Reply, Request};
+use crate::agent_api::{ApiError, MAX_REQUEST_BYTES, Reply, Request, code};
 use nix::errno::Errno;
 use nix::sys::socket::{
     AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, connect, getsockopt, sendmsg,
@@ -84,7 +84,11 @@ impl Client {
         let deadline = Instant::now() + self.timeout;
         let mut stream = self.connect()?;
         self.check_listener(&stream)?;
-        self.send(&mut stream, request, descriptor, deadline).map_err(|e| self.io_error(e))?;
+        let line = line(request).map_err(|e| self.io_error(e))?;
+        if line.len() > MAX_REQUEST_BYTES {
+            return Err(too_long(line.len()).into());
+        }
+        self.send(&mut stream, &line, descriptor, deadline).map_err(|e| self.io_error(e))?;
         let answer = self.receive(&mut stream, deadline).map_err(|e| self.io_error(e))?;
         match self.decode(&answer)? {
             Reply::Ok(value) => Ok(value),
@@ -131,14 +135,12 @@ impl Client {
     fn send(
         &self,
         stream: &mut UnixStream,
-        request: &Request,
+        line: &[u8],
         descriptor: Option<BorrowedFd<'_>>,
         deadline: Instant,
     ) -> io::Result<()> {
-        let mut line = serde_json::to_vec(request)?;
-        line.push(b'\n');
         stream.set_write_timeout(Some(left_until(deadline)?))?;
-        let sent = send_first(stream, &line, descriptor)?;
+        let sent = send_first(stream, line, descriptor)?;
         stream.write_all(line.get(sent..).unwrap_or_default())?;
         stream.shutdown(Shutdown::Write)
     }
@@ -184,6 +186,21 @@ impl Client {
     }
 }
 
+/// A request as it is sent.
+fn line(request: &Request) -> io::Result<Vec<u8>> {
+    let mut line = serde_json::to_vec(request)?;
+    line.push(b'\n');
+    Ok(line)
+}
+
+/// The agent would refuse it unread, which whoever is still sending does not hear.
+fn too_long(bytes: usize) -> ApiError {
+    let msg = format!(
+        "the request has {bytes} bytes, and the agent takes {MAX_REQUEST_BYTES}: too many rules or labels"
+    );
+    ApiError { code: code::INVALID, msg, details: String::new() }
+}
+
 /// Sends the beginning of the line with the descriptor, and says how many bytes went with it.
 fn send_first(stream: &UnixStream, line: &[u8], descriptor: Option<BorrowedFd<'_>>) -> nix::Result<usize> {
     let descriptors: Vec<_> = descriptor.iter().map(AsRawFd::as_raw_fd).collect();
@@ -209,6 +226,7 @@ fn what_is_not_a_socket(path: &Path) -> Option<&'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::agent_api::Attachment;
     use serde_json::json;
     use std::io::{BufRead, BufReader};
     use std::os::unix::net::UnixListener;
@@ -229,6 +247,15 @@ mod tests {
         let (socket, _asked) = answering("refusal", br#"{"error":{"code":11,"msg":"wait","details":""}}"#);
         let error = Client::new(&socket.0, SOON).call(&Request::Ready, None).unwrap_err();
         assert!(matches!(error, CallError::Refused(ApiError { code: 11, .. })), "{error:?}");
+    }
+
+    #[test]
+    fn what_the_agent_would_not_read_is_not_sent() {
+        let (socket, _asked) = answering("long", b"");
+        let attachment =
+            Attachment { container_id: "x".repeat(MAX_REQUEST_BYTES), ifname: "eth0".to_owned() };
+        let error = Client::new(&socket.0, SOON).call(&Request::Del(attachment), None).unwrap_err();
+        assert!(matches!(&error, CallError::Refused(ApiError { code: code::INVALID, .. })), "{error:?}");
     }
 
     #[test]

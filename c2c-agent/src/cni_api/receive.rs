@@ -26,6 +26,7 @@ pub(super) async fn receive(stream: &UnixStream) -> Result<Received, ApiError> {
     loop {
         let read = || read_some(stream, &mut chunk, &mut descriptors);
         let count = stream.async_io(Interest::READABLE, read).await.map_err(|error| unreadable(&error))?;
+        let looked_at = line.len();
         line.extend_from_slice(chunk.get(..count).unwrap_or_default());
         if line.len() > MAX_REQUEST_BYTES {
             return Err(refusal(
@@ -33,8 +34,8 @@ pub(super) async fn receive(stream: &UnixStream) -> Result<Received, ApiError> {
                 format!("the request is longer than {MAX_REQUEST_BYTES} bytes"),
             ));
         }
-        if let Some(end) = line.iter().position(|byte| *byte == b'\n') {
-            line.truncate(end);
+        if let Some(end) = line.iter().skip(looked_at).position(|byte| *byte == b'\n') {
+            line.truncate(looked_at + end);
             break;
         }
         if count == 0 {

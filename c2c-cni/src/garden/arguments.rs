@@ -73,7 +73,8 @@ impl Arguments {
         if let Some((name, _)) = missing.iter().find(|(_, value)| value.is_empty()) {
             return Err(fault(format!("missing required flag '{name}'")));
         }
-        if !is_identifier(&self.handle) {
+        // Guardian takes any handle, and asks for `down` when `up` was refused: that must succeed.
+        if self.action != "down" && !is_identifier(&self.handle) {
             let expected = "letters, digits, '_', '.' and '-', a letter or digit first";
             return Err(fault(format!("the handle is {:?}, expected {expected}", self.handle)));
         }

@@ -11,6 +11,7 @@ mod output;
 #[cfg(test)]
 mod tests;
 
+use crate::env::is_identifier;
 use crate::error::CniError;
 use crate::wiring::{Wiring, open_netns};
 use crate::{Agent, Outcome};
@@ -68,6 +69,11 @@ fn serve(
         *config = Config::read(&file)?;
     }
     let action = Action::parse(&action)?;
+    if action == Action::Down && !is_identifier(&handle) {
+        return Ok(Some(format!(
+            "the handle {handle:?} cannot have been wired: there is nothing to take down"
+        )));
+    }
     if action == Action::Down {
         // Its stdin says nothing, and guardian may keep it open.
         let wiring = Wiring { agent, reach: &config.reach };
@@ -113,7 +119,7 @@ impl Call<'_> {
     fn net_in(&mut self, input: &Map<String, Value>) -> Result<(), CniError> {
         let NetInInput { port } = NetInInput::parse(input)?;
         let request = Request::NetIn(NetIn { container_id: self.handle.clone(), port });
-        let answer = self.wiring.ask(&request, None)?;
+        let answer = self.wiring.ask_patiently(&request, None)?;
         let mapping: PortMapping = serde_json::from_value(answer).map_err(|error| {
             self.wiring.not_the_agent(&format!("its answer to NET-IN cannot be read: {error}"))
         })?;
@@ -123,7 +129,7 @@ impl Call<'_> {
     fn net_out(&mut self, input: &Map<String, Value>, key: &str) -> Result<(), CniError> {
         let rules = input::rules(input, key)?;
         let request = Request::NetOut(NetOut { container_id: self.handle.clone(), rules });
-        self.wiring.ask(&request, None).map(drop)
+        self.wiring.ask_patiently(&request, None).map(drop)
     }
 
     /// One line.

@@ -111,6 +111,17 @@ fn a_second_up_is_refused_and_the_first_is_left_alone() {
 }
 
 #[test]
+fn down_of_what_can_never_have_been_up_succeeds() {
+    let place = Place::new(json!({}));
+    let config = format!("--configFile={}", place.config().display());
+    let arguments = [&config, "--action", "down", "--handle", "bad/handle"].map(ToOwned::to_owned);
+    let fake = Fake::new(&willing);
+    let outcome = run_garden(&arguments, Box::new(Silent), &mut Vec::new(), &fake);
+    let asked = fake.asked(outcome);
+    assert!(asked.outcome.ok && asked.request.is_none() && place.left() == 0, "{asked:?}");
+}
+
+#[test]
 fn down_succeeds_whoever_is_away_and_reads_nothing() {
     let place = Place::new(json!({}));
     for stdin in ["null", "", "garbage"] {
@@ -193,7 +204,7 @@ fn inputs_that_cannot_be_change_nothing() {
 
 #[test]
 fn what_the_agent_refuses_of_a_wired_container_is_told() {
-    let place = Place::new(json!({}));
+    let place = Place::new(json!({"timeoutSeconds": 0.12}));
     let rows = [
         ("net-in", r#"{"HostPort":80,"ContainerPort":80}"#),
         ("net-out", r#"{"netout_rule":{}}"#),

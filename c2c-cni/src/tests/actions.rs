@@ -177,7 +177,14 @@ fn del_that_cannot_be_left_anywhere_fails() {
 
 #[test]
 fn without_the_agent_add_fails_and_status_says_unavailable() {
-    Plugin::new("ADD").agent(|_| Err(unreachable())).fails_with(code::NO_AGENT, "cannot reach the agent");
+    let add = || Plugin::new("ADD").conf("timeoutSeconds", json!(0.12));
+    let asked = add().agent(|_| Err(unreachable())).outcome();
+    asked.fails_with(code::NO_AGENT, "cannot reach the agent");
+    assert!(
+        asked.later.iter().all(|request| request["request"] == "add"),
+        "nothing needs to be undone: {asked:?}"
+    );
+    assert!((1..=2).contains(&asked.later.len()), "it is waited for, and not for longer: {asked:?}");
     Plugin::new("STATUS").agent(|_| Err(unreachable())).fails_with(50, "cannot reach the agent");
     Plugin::new("STATUS").agent(|_| Err(refusal(51))).fails_with(51, "because");
 }
@@ -218,8 +225,21 @@ fn an_add_that_was_refused_is_not_undone() {
             (Some(code.into()), 0)
         );
     }
-    let asked = Plugin::new("ADD").agent(|_| Err(unreachable())).outcome();
-    assert_eq!(asked.later.len(), 0, "nobody was asked");
+}
+
+#[test]
+fn an_add_waits_for_an_agent_that_is_away_for_a_moment() {
+    let away = std::cell::Cell::new(2);
+    let agent = |_: &Request| match away.get() {
+        0 => Ok(json!(added())),
+        more => {
+            away.set(more - 1);
+            Err(unreachable())
+        }
+    };
+    let asked = Plugin::new("ADD").agent(agent).outcome();
+    assert!(asked.outcome.ok, "{asked:?}");
+    assert_eq!((asked.later.len(), asked.later[1]["request"].as_str()), (2, Some("add")));
 }
 
 #[test]
