@@ -102,7 +102,8 @@ struct Session {
     outbox: mpsc::Sender<v1::AgentMessage>,
     inbox: Streaming<v1::ControllerMessage>,
     opened: Instant,
-    granted: bool,
+    /// When the lease was granted on it.
+    granted: Option<Instant>,
     /// The revision that the controller was last told is enforced.
     acknowledged: u64,
     /// What was read while updates were gathered and is none.
@@ -146,7 +147,7 @@ impl Session {
 
     /// Says how far the cell has got, once.
     fn acknowledge(&mut self, enforced: u64) -> Result<(), Fault> {
-        if !self.granted || enforced <= self.acknowledged {
+        if self.granted.is_none() || enforced <= self.acknowledged {
             return Ok(());
         }
         self.acknowledged = enforced;
@@ -175,7 +176,11 @@ impl<K: Kernel> Stream<K> {
             () = stop.said() => Err(Fault::Stopped),
         };
         match session {
-            Ok(session) => self.follow(session, reconnect, &mut stop).await.err().unwrap_or(Fault::Finished),
+            Ok(mut session) => {
+                let ended = self.follow(&mut session, &mut stop).await.err().unwrap_or(Fault::Finished);
+                reconnect.held(session.granted.map_or(Duration::ZERO, |granted| granted.elapsed()));
+                ended
+            }
             Err(fault) => fault,
         }
     }
@@ -196,41 +201,30 @@ impl<K: Kernel> Stream<K> {
         let answer = timeout(ANSWER_DEADLINE, client.sync(ReceiverStream::new(queue))).await;
         let inbox = answer.map_err(|_| Fault::Silent)??.into_inner();
         self.heed(Input::Opened)?;
-        Ok(Session { outbox, inbox, opened: Instant::now(), granted: false, acknowledged: 0, ahead: None })
+        Ok(Session { outbox, inbox, opened: Instant::now(), granted: None, acknowledged: 0, ahead: None })
     }
 
-    async fn follow(
-        &mut self,
-        mut session: Session,
-        reconnect: &mut Reconnect,
-        stop: &mut Stop,
-    ) -> Result<(), Fault> {
+    async fn follow(&mut self, session: &mut Session, stop: &mut Stop) -> Result<(), Fault> {
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut apps = self.fabric.watch_apps();
         loop {
             tokio::select! {
-                heard = session.next() => self.hear(heard?, &mut session, reconnect).await?,
-                _ = apps.changed() => self.announce(&session)?,
-                _ = tick.tick() => self.tick(&mut session)?,
+                heard = session.next() => self.hear(heard?, session).await?,
+                _ = apps.changed() => self.announce(session)?,
+                _ = tick.tick() => self.tick(session)?,
                 () = stop.said() => return Err(Fault::Stopped),
             }
         }
     }
 
-    async fn hear(
-        &mut self,
-        heard: Heard,
-        session: &mut Session,
-        reconnect: &mut Reconnect,
-    ) -> Result<(), Fault> {
+    async fn hear(&mut self, heard: Heard, session: &mut Session) -> Result<(), Fault> {
         match heard {
             Heard::Granted(grant) => {
                 let (store, block) = (grant.store_id.clone(), grant.lease.block);
                 self.heed(Input::Granted(grant))?;
                 self.fabric.granted(&store);
-                reconnect.granted();
-                session.granted = true;
+                session.granted = Some(Instant::now());
                 tracing::info!(%block, store, "the lease is held");
                 self.view.send_modify(|view| view.live(now()));
                 self.announce(session)
@@ -259,14 +253,14 @@ impl<K: Kernel> Stream<K> {
     }
 
     fn announce(&self, session: &Session) -> Result<(), Fault> {
-        if !session.granted {
+        if session.granted.is_none() {
             return Ok(());
         }
         self.fabric.announce().map_or(Ok(()), |said| session.say(convert::apps_changed(said)))
     }
 
     fn tick(&mut self, session: &mut Session) -> Result<(), Fault> {
-        if !session.granted && session.opened.elapsed() > ANSWER_DEADLINE {
+        if session.granted.is_none() && session.opened.elapsed() > ANSWER_DEADLINE {
             return Err(Fault::Silent);
         }
         let applied = self.fabric.applied();

@@ -7,6 +7,8 @@ use std::time::Duration;
 const FIRST: Duration = Duration::from_millis(250);
 /// The longest pause: with 10,000 agents still only 1,000 to 2,000 attempts a second.
 const LONGEST: Duration = Duration::from_secs(10);
+/// How long a stream has to work to be taken for one that does.
+const STEADY: Duration = Duration::from_secs(3);
 /// The pause after a refusal that only an operator can mend.
 const REFUSED: Duration = Duration::from_secs(30);
 
@@ -30,9 +32,12 @@ pub struct Reconnect {
 }
 
 impl Reconnect {
-    /// A lease was granted: whatever was wrong before is over.
-    pub fn granted(&mut self) {
-        self.attempts = 0;
+    /// A stream ended on which a lease was granted that long ago. Whatever was wrong before is over if it then worked for a
+    /// while: else the controller cannot be heard, and would be asked for everything again and again.
+    pub fn held(&mut self, granted: Duration) {
+        if granted >= STEADY {
+            self.attempts = 0;
+        }
     }
 
     /// How long to wait before the next attempt. `random` is in 0..1 and spreads the agents of a foundation over the
@@ -58,11 +63,13 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn pauses_grow_to_a_limit_and_start_again_after_a_grant() {
+    fn pauses_grow_to_a_limit_and_start_again_after_a_stream_that_worked() {
         let mut reconnect = Reconnect::default();
         let pauses: Vec<_> = (0..8).map(|_| reconnect.after(Ended::Broken, 1.0).as_millis()).collect();
         assert_eq!(pauses, [250, 500, 1_000, 2_000, 4_000, 8_000, 10_000, 10_000]);
-        reconnect.granted();
+        reconnect.held(STEADY / 2);
+        assert_eq!(reconnect.after(Ended::Mismatched, 1.0), LONGEST, "it was granted and of no use");
+        reconnect.held(STEADY);
         assert_eq!(reconnect.after(Ended::Broken, 1.0), FIRST);
     }
 

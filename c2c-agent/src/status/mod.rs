@@ -63,6 +63,8 @@ pub struct Facts {
     pub passes: Passes,
     /// Where new containers get addresses.
     pub lease: Option<fabric::CellLease>,
+    /// Why there is no address for the next container, if there is none.
+    pub no_address: Option<String>,
     /// The offload self-test.
     pub self_test: self_test::View,
     /// Lines of the flow log that could not be written.
@@ -104,6 +106,10 @@ impl Facts {
     #[must_use]
     pub fn warnings(&self) -> Vec<String> {
         let mut warnings = Vec::new();
+        // A cell that is full works as it should.
+        if self.lease.is_some() {
+            warnings.extend(self.no_address.clone());
+        }
         if !self.fabric.settled {
             let what =
                 "what an earlier agent enforced stays in force until the controller has said what is right";
@@ -157,6 +163,7 @@ impl Observer {
             stream: self.stream.borrow().clone(),
             passes: self.passes.borrow().clone(),
             lease: self.fabric.cell_lease(),
+            no_address: self.manager.ready().err().map(|error| format!("{}: {}", error.msg, error.details)),
             self_test: self.self_test.borrow().clone(),
             flow_log_lost: self.flow_log_lost.load(Ordering::Relaxed),
             now: now(),
@@ -384,6 +391,7 @@ pub(crate) mod tests {
             },
             passes: Passes::default(),
             lease: None,
+            no_address: None,
             self_test: self_test::View::default(),
             flow_log_lost: 0,
             now: Duration::from_secs(112),
@@ -400,6 +408,9 @@ pub(crate) mod tests {
     fn a_cell_with_a_lease_is_ready_and_its_lag_is_a_warning() {
         assert_eq!(ready().problems(), Vec::<String>::new());
         assert_eq!(ready().warnings(), ["4 revisions behind for 12 s"]);
+        let full = Facts { no_address: Some("no address is free: in 10.255.1.0/24".to_owned()), ..ready() };
+        assert_eq!(full.problems(), Vec::<String>::new());
+        assert_eq!(full.warnings()[0], "no address is free: in 10.255.1.0/24");
     }
 
     #[test]

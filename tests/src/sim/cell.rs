@@ -119,11 +119,13 @@ impl Cell {
             Ok(stream) => stream,
             Err(end) => return end,
         };
-        reconnect.granted();
-        match self.follow(memory, &mut stream).await {
+        let granted = Instant::now();
+        let end = match self.follow(memory, &mut stream).await {
             Ok(never) => never,
             Err(end) => end,
-        }
+        };
+        reconnect.held(granted.elapsed());
+        end
     }
 
     async fn open(&self, memory: &mut Memory) -> Result<Stream, End> {
