@@ -97,6 +97,14 @@ pub fn is_related(key: &FlowKey) -> bool {
     track::is_related(maps::flow(key).1, key.protocol as u8, skb::now_ns())
 }
 
+/// Whether the flow that an ICMP error is about is one that the cell opened.
+#[inline(always)]
+pub fn is_by_cell(key: &FlowKey) -> bool {
+    let flow = maps::flow(key).1;
+    flow.is_some_and(|flow| flow.is(flag::BY_CELL))
+        && track::is_related(flow, key.protocol as u8, skb::now_ns())
+}
+
 const CELL_TO_CONTAINER: Ends =
     Ends { source_tag: 0, destination_tag: 0, source_is_local: false, destination_is_local: true };
 const CONTAINER_TO_CELL: Ends =

@@ -39,7 +39,11 @@ pub fn run(ctx: &TcContext, h: &mut Headers) -> Verdict {
         return Verdict::Drop(Outcome::OwnTunnel);
     }
     if h.destination == GATEWAY || h.destination == config.underlay_addr || is_local_service(h) {
-        return to_this_cell::run(ctx, h, config, sender);
+        return if h.is_icmp_error() {
+            to_this_cell::error(ctx, h)
+        } else {
+            to_this_cell::run(ctx, h, config, sender)
+        };
     }
     if h.is_icmp_error() {
         return to_outside::error(ctx, h, config);
@@ -79,7 +83,7 @@ fn to_overlay(ctx: &TcContext, config: &Config, h: &Headers, sender: &Endpoint) 
         };
         return match decide(ctx, h, ends(sender, receiver.tag, true)) {
             Ok(Passed::AsItIs) => Ok(deliver::to_endpoint(ctx, receiver)),
-            Ok(Passed::AnswerOfMapped) => Ok(to_this_cell::hairpin_answer(ctx, h, receiver)),
+            Ok(Passed::AnswerOfMapped) => Ok(to_this_cell::hairpin_answer(ctx, config, h, receiver)),
             Ok(Passed::AsTheEnd) => Err(Revoked),
             Err(drop) => Ok(Verdict::refuse_if_audible(drop)),
         };

@@ -71,7 +71,9 @@ fn mapped(ctx: &TcContext, h: &Headers, mapping: &Mapping) -> Verdict {
                 slot.write(&next);
             }
         }
-        over => keep(HOOK, &key, over, &Translation::opened(&seen, 0, called, flag::MAPPED)),
+        over => {
+            keep(HOOK, &key, over, &Translation::opened(&seen, 0, called, flag::MAPPED).or_its_end(&seen))
+        }
     }
     into_container(ctx, h, endpoint, container)
 }

@@ -6,7 +6,7 @@ use c2c_common::bucket::{self, Limit};
 use c2c_common::counter::{Hook, Outcome};
 use c2c_common::egress::{self, Answer, icmp_port};
 use c2c_common::flow::{End, FlowKey, flag};
-use c2c_common::layout::{Config, Endpoint, Event, MappedKey, RateKey, config_flag};
+use c2c_common::layout::{Config, Endpoint, Event, RateKey, config_flag};
 use c2c_common::outside::{Seen, Translation};
 use c2c_common::wire::{ICMP, TCP, icmp, tcp};
 
@@ -15,6 +15,7 @@ use crate::headers::{Headers, is_routable};
 use crate::kernel::{maps, skb};
 use crate::masquerade::{self, Ends, Found, Missed};
 use crate::outside::{keep, seen};
+use crate::to_this_cell::mapped_to;
 use crate::translate::{self, Side};
 
 const HOOK: Hook = Hook::FromContainer;
@@ -112,11 +113,11 @@ pub enum Admission {
 #[inline(never)]
 pub fn admit(h: &Headers, config: &Config, sender: &Endpoint) -> Admission {
     let seen = seen(h, true, sender.ifindex);
-    if lost_mapping(h, config, &seen).is_some() {
-        return Admission::Admitted;
-    }
     if maps::is_local(h.destination) {
         return Admission::Local;
+    }
+    if is_routable(h.destination) && lost_mapping(h, config, &seen).is_some() {
+        return Admission::Admitted;
     }
     if !is_routable(h.destination) || (h.protocol == ICMP && h.icmp_type != icmp::ECHO_REQUEST) {
         return Admission::Refused(Outcome::EgressDenied);
@@ -153,8 +154,7 @@ fn lost_mapping(h: &Headers, config: &Config, seen: &Seen) -> Option<End> {
     if !seen.is_mid_stream() {
         return None;
     }
-    let key = MappedKey { addr: h.source, port: h.source_port, protocol: TCP as u16 };
-    Some(End { addr: config.underlay_addr, port: maps::mapped(&key)?.to_be() })
+    mapped_to(config, h.source(), TCP)
 }
 
 #[inline(always)]

@@ -4,7 +4,7 @@
 use aya_ebpf::programs::TcContext;
 use c2c_common::counter::{Hook, Outcome};
 use c2c_common::flow::{End, flag};
-use c2c_common::layout::{Config, Endpoint, Mapping, ServiceKey};
+use c2c_common::layout::{Config, Endpoint, MappedKey, Mapping, ServiceKey};
 use c2c_common::outside::Translation;
 
 use crate::Verdict;
@@ -32,6 +32,16 @@ pub fn run(ctx: &TcContext, h: &mut Headers, config: &Config, sender: &Endpoint)
         Some(mapping) if mapping.addr != h.source => hairpin(ctx, h, sender, mapping),
         _ => Verdict::Refuse(Outcome::CellDenied),
     }
+}
+
+/// An ICMP error about a packet that the cell sent.
+#[inline(never)]
+pub fn error(ctx: &TcContext, h: &Headers) -> Verdict {
+    let related = h.quoted_flow(ctx).is_some_and(|key| flows::is_by_cell(&key));
+    if related || maps::is_host_service(&service(h)) {
+        return Verdict::Deliver(Outcome::ToHost, NEXT);
+    }
+    Verdict::Drop(Outcome::UnrelatedIcmp)
 }
 
 #[inline(always)]
@@ -62,30 +72,37 @@ fn hairpin(ctx: &TcContext, h: &mut Headers, sender: &Endpoint, mapping: Mapping
     }
 }
 
-/// Remembers which port of the receiver was called, so that the answers come from it.
+/// Remembers which port of the receiver was called, so that the answers come from it. How long the connection lives is for
+/// its flow between the containers to say; this is renewed when it would have timed out by itself.
 #[inline(always)]
 fn remember(h: &Headers, called: End, receiver: &Endpoint) {
     let (key, from_first) = h.flow_key();
     flows::mark_mapped(&key);
-    let opened = Translation::opened(&seen(h, from_first, receiver.ifindex), 0, called, flag::MAPPED);
+    let seen = seen(h, from_first, receiver.ifindex);
     match maps::translation(&key) {
-        Some((_, old)) if old.end() == called && old.is_of(receiver.ifindex) => {}
-        over => keep(HOOK, &key, over, &opened),
+        Some((_, old)) if old.end() == called && old.speaks_for(&seen) => {}
+        over => keep(HOOK, &key, over, &Translation::opened(&seen, 0, called, flag::MAPPED)),
     }
 }
 
-/// The answer of a container that was called by a mapped port: it comes from that port.
+/// The answer of a container that was called by a mapped port: it comes from that port, or, if the table has lost which
+/// one it was, from the port that leads there.
 #[inline(never)]
-pub fn hairpin_answer(ctx: &TcContext, h: &Headers, receiver: &Endpoint) -> Verdict {
+pub fn hairpin_answer(ctx: &TcContext, config: &Config, h: &Headers, receiver: &Endpoint) -> Verdict {
     let (key, _) = h.flow_key();
-    let translated = match maps::translation(&key) {
-        Some((_, flow)) if flow.is_of(skb::ifindex(ctx)) => {
-            translate::end(ctx, h, Side::Source, h.source(), flow.end())
-        }
-        _ => Ok(()),
+    let called = match maps::translation(&key) {
+        Some((_, flow)) => flow.is_of(skb::ifindex(ctx)).then(|| flow.end()),
+        None => mapped_to(config, h.source(), h.protocol),
     };
-    match translated {
+    match called.map_or(Ok(()), |called| translate::end(ctx, h, Side::Source, h.source(), called)) {
         Ok(()) => deliver::to_endpoint(ctx, receiver),
         Err(_) => Verdict::Drop(Outcome::Failed),
     }
+}
+
+/// The port of the cell that leads to a container's.
+#[inline(always)]
+pub fn mapped_to(config: &Config, container: End, protocol: u8) -> Option<End> {
+    let key = MappedKey { addr: container.addr, port: container.port, protocol: protocol as u16 };
+    Some(End { addr: config.underlay_addr, port: maps::mapped(&key)?.to_be() })
 }

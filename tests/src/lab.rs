@@ -12,8 +12,9 @@ mod place;
 mod temporary;
 mod wanted;
 
+pub use build::UNDERLAY_INTERFACE;
 pub use build::{Joined, Options};
-pub(crate) use build::{UNDERLAY_INTERFACE, join_underlay, lay_cable};
+pub(crate) use build::{join_underlay, lay_cable};
 pub use cells::{command, output_of, program};
 pub use containers::{Answer, Container, MappedPort, added_address};
 pub use description::{Cell, Controller, Description};

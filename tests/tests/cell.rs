@@ -2,11 +2,13 @@
 
 use anyhow::{Context, Result, ensure};
 use c2c_tests::cast::{Cast, OTHER_PORT, PORT};
-use c2c_tests::lab::{Lab, Options, in_lab};
+use c2c_tests::lab::{Lab, Options, UNDERLAY_INTERFACE, Wanted, in_lab};
 use c2c_tests::observe::counters::Counters;
 use c2c_tests::traffic::{Reach, tcp};
 use c2c_tests::wait;
+use serde_json::{Value, json};
 use std::net::Ipv4Addr;
+use std::path::PathBuf;
 use std::process::Command;
 
 /// What a container sees of its cell.
@@ -53,6 +55,15 @@ fn meddle(lab: &Lab, command: &str) -> Result<()> {
     lab.cell("a")?.namespace().output(Command::new(program).args(arguments)).map(drop)
 }
 
+/// Pins of a cell's attached programs whose names begin so.
+fn pins(lab: &Lab, cell: &str, beginning: &str) -> Result<Vec<PathBuf>> {
+    let entries = std::fs::read_dir(lab.cell(cell)?.pin_dir.join("links"))?;
+    let paths = entries.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>>>()?;
+    let begins =
+        |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(beginning));
+    Ok(paths.into_iter().filter(begins).collect())
+}
+
 #[test]
 fn what_drifted_is_put_back() -> Result<()> {
     in_lab(&Options::default(), |lab| {
@@ -64,8 +75,82 @@ fn what_drifted_is_put_back() -> Result<()> {
         meddle(lab, &format!("tc qdisc del dev {device} clsact"))?;
         wait::until_true("the programs to be attached again", || enforces(&cast))?;
         meddle(lab, "ip link del c2c-vxlan")?;
-        std::fs::remove_file(lab.cell("a")?.pin_dir.join("links/underlay"))?;
+        for pin in pins(lab, "a", "underlay-")? {
+            std::fs::remove_file(pin)?;
+        }
         wait::until_true("the tunnel to be there again", || enforces(&cast))
+    })
+}
+
+/// The device of the name that is configured becomes another one, and the old one stays, as under a bridge or a bond.
+fn put_a_bridge_over_the_underlay(lab: &Lab) -> Result<()> {
+    let address = lab.cell("a")?.underlay_address;
+    for command in [
+        format!("ip link set {UNDERLAY_INTERFACE} down"),
+        format!("ip link set {UNDERLAY_INTERFACE} name port0"),
+        "ip addr flush dev port0".to_owned(),
+        format!("ip link add {UNDERLAY_INTERFACE} type bridge"),
+        format!("ip link set port0 master {UNDERLAY_INTERFACE}"),
+        format!("ip addr add {address}/24 dev {UNDERLAY_INTERFACE}"),
+        "ip link set port0 up".to_owned(),
+        format!("ip link set {UNDERLAY_INTERFACE} up"),
+    ] {
+        meddle(lab, &command)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn another_underlay_device_is_attached_to_and_the_old_one_is_left() -> Result<()> {
+    for attach in ["\"auto\"", "\"clsact\""] {
+        let agent = [("attach".to_owned(), attach.to_owned())].into();
+        in_lab(&Options { agent, ..Options::default() }, |lab| {
+            lab.allow("frontend", "backend", "tcp", &PORT.to_string())?;
+            let cast = Cast::enter(lab)?;
+            let web = lab.add_as("a", "web", &Wanted::app("web").port(0, PORT))?;
+            let _server = tcp::Server::start(&web.namespace(), PORT)?;
+            let before = pins(lab, "a", "underlay-")?;
+            lab.stop_agent("a")?;
+            put_a_bridge_over_the_underlay(lab)?;
+            lab.start_agent("a")?;
+            ensure!(enforces(&cast)?, "over the new device");
+            let (to, b) = (lab.cell("a")?.underlay_address, lab.cell("b")?);
+            let called = tcp::connect(&b.namespace(), to, web.cell_port(PORT)?)?;
+            ensure!(called.reach == Reach::Reached(b.underlay_address), "a mapped port: {}", called.reach);
+            let after = pins(lab, "a", "underlay-")?;
+            ensure!(before.len() == 1 && after.len() == 1 && before != after, "{before:?} {after:?}");
+            lab.stop_agent("a")?;
+            lab.force_uninstall_agent("a")
+        })
+        .context(attach)?;
+    }
+    Ok(())
+}
+
+/// Flows on a cell of which an end has an address.
+fn flows_of(lab: &Lab, cell: &str, address: Ipv4Addr) -> Result<usize> {
+    let page = lab.ask_agent(cell, "flows")?;
+    let flows = page["flows"].as_array().context("the page has flows")?;
+    let is_of = |flow: &&Value| [&flow["source"], &flow["destination"]].contains(&&json!(address));
+    Ok(flows.iter().filter(is_of).count())
+}
+
+/// A flow is known by its addresses, of which the next container may get one.
+#[test]
+fn the_flows_of_a_container_go_with_it_and_no_others() -> Result<()> {
+    in_lab(&Options::default(), |lab| {
+        let cast = Cast::enter(lab)?;
+        let other = lab.add("a", "frontend-2", "frontend")?;
+        lab.allow("frontend", "backend", "tcp", &PORT.to_string())?;
+        ensure!(enforces(&cast)?, "the policy does not hold");
+        let kept = tcp::connect(&other.namespace(), cast.backend_b.address, PORT)?;
+        ensure!(kept.reach == Reach::Reached(other.address), "{}", kept.reach);
+        ensure!(flows_of(lab, "a", cast.frontend.address)? >= 2, "to both backends");
+        lab.remove("frontend")?;
+        wait::until_true("its flows to be removed", || Ok(flows_of(lab, "a", cast.frontend.address)? == 0))?;
+        ensure!(flows_of(lab, "a", other.address)? == 1, "the other container's flow");
+        ensure!(flows_of(lab, "b", cast.frontend.address)? >= 1, "what another cell remembers is its own");
+        Ok(())
     })
 }
 

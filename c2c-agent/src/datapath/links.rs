@@ -6,8 +6,9 @@
 //! all devices (`tcx_entry_sync`), 19 to 23 ms for an endpoint's two programs against 0.3 to 0.5 ms (measured on 6.18);
 //! no packet takes longer for it.
 //!
-//! A pin's name tells its place: `underlay`, `vxlan`, `shield-native` or `shield-generic`, and `<device>-in` and
-//! `<device>-out` for an endpoint. For a clsact filter a directory of that name on the bpffs stands for the pin.
+//! A pin's name tells its place: `underlay-N`, `vxlan-N`, `shield-native-N` or `shield-generic-N`, where N is the index of the
+//! device, and `<device>-in` and `<device>-out` for an endpoint. For a clsact filter a directory of that name on the bpffs
+//! stands for the pin.
 
 use std::path::{Path, PathBuf};
 use std::{fs, io, mem};
@@ -15,7 +16,8 @@ use std::{fs, io, mem};
 use aya::Ebpf;
 use aya::programs::links::{FdLink, LinkError, PinnedLink};
 use aya::programs::tc::{
-    NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle, qdisc_add_clsact, qdisc_detach_program,
+    NlOptions, SchedClassifierLink, TcAttachOptions, TcError, TcHandle, qdisc_add_clsact,
+    qdisc_detach_program,
 };
 use aya::programs::xdp::XdpLink;
 use aya::programs::{LinkOrder, ProgramError, SchedClassifier, TcAttachType, XdpMode};
@@ -63,6 +65,11 @@ impl Links {
             Attach::Clsact => false,
         };
         path.is_file() || (wanted && !path.is_dir())
+    }
+
+    /// Whether there is a pin.
+    pub(super) fn is_attached(&self, pin: &str) -> bool {
+        self.path(pin).exists()
     }
 
     /// Names of all pins.
@@ -117,7 +124,7 @@ impl Links {
         let is_marked = self.path(place.pin).is_dir();
         // An endpoint's device is ours, so a filter in our place on it is ours too, also when its mark is lost.
         let may_swap = is_marked || is_endpoint(place.pin);
-        if may_swap && swap_clsact(program, &name, place.hook).is_ok() {
+        if may_swap && swap_clsact(program, &name, place.hook).map_err(failed)? == Swap::Done {
             return if is_marked { Ok(()) } else { self.mark(place.pin, &name, false) };
         }
         // "Exists" is what is wanted; any other failure shows when the filter is attached.
@@ -134,17 +141,17 @@ impl Links {
     pub(super) fn shield(&self, programs: &mut Ebpf, ifindex: u32, shield: Shield) -> Result<(), Error> {
         let wanted = match shield {
             Shield::Off => None,
-            Shield::Native => Some(("shield-native", XdpMode::Driver)),
-            Shield::Generic => Some(("shield-generic", XdpMode::Skb)),
+            Shield::Native => Some((format!("shield-native-{ifindex}"), XdpMode::Driver)),
+            Shield::Generic => Some((format!("shield-generic-{ifindex}"), XdpMode::Skb)),
         };
         for pin in self.pins().iter().filter(|pin| is_shield(pin)) {
-            if wanted.is_none_or(|(name, _)| name != pin) {
+            if wanted.as_ref().is_none_or(|(name, _)| name != pin) {
                 self.detach(pin)?;
             }
         }
         match wanted {
-            Some((pin, _)) if self.swap_shield(programs, pin)? == Swap::Done => Ok(()),
-            Some((pin, mode)) => self.attach_shield(programs, ifindex, pin, mode),
+            Some((pin, _)) if self.swap_shield(programs, &pin)? == Swap::Done => Ok(()),
+            Some((pin, mode)) => self.attach_shield(programs, ifindex, &pin, mode),
             None => Ok(()),
         }
     }
@@ -170,7 +177,7 @@ impl Links {
             let swap = match program_of(&pin) {
                 None => self.swap_shield(programs, &pin)?,
                 Some(name) if self.path(&pin).is_dir() => {
-                    self.adopt_clsact(load::classifier(programs, name)?, &pin)
+                    self.adopt_clsact(load::classifier(programs, name)?, name, &pin)?
                 }
                 Some(name) => self.swap_tcx(load::classifier(programs, name)?, name, &pin)?,
             };
@@ -181,9 +188,9 @@ impl Links {
         Ok(())
     }
 
-    fn adopt_clsact(&self, program: &mut SchedClassifier, pin: &str) -> Swap {
-        let swapped = self.device_of(pin).map(|(device, hook)| swap_clsact(program, &device, hook));
-        if matches!(swapped, Some(Ok(()))) { Swap::Done } else { Swap::NotThere }
+    fn adopt_clsact(&self, program: &mut SchedClassifier, name: &str, pin: &str) -> Result<Swap, Error> {
+        let Some((device, hook)) = self.device_of(pin) else { return Ok(Swap::NotThere) };
+        swap_clsact(program, &device, hook).map_err(|source| Error::program(name, pin, source))
     }
 
     fn swap_shield(&self, programs: &mut Ebpf, pin: &str) -> Result<Swap, Error> {
@@ -211,6 +218,24 @@ impl Links {
     pub(super) fn detach(&self, pin: &str) -> Result<(), Error> {
         let path = self.path(pin);
         if path.is_dir() { self.detach_clsact(pin) } else { load::remove_pin(&path) }
+    }
+
+    /// Takes off what is attached for the same part under another pin than `kept`. A mark whose device has become the kept
+    /// one's, by its name, has no filter of its own any more.
+    pub(super) fn detach_others(&self, part: &str, kept: &str) -> Result<(), Error> {
+        let pins = self.pins().into_iter();
+        // Names of before had no device's index.
+        let is_part =
+            |pin: &str| pin.strip_prefix(part).is_some_and(|rest| rest.is_empty() || rest.starts_with('-'));
+        for pin in pins.filter(|pin| is_part(pin) && !is_endpoint(pin) && pin != kept) {
+            let device = self.marked_device(&pin);
+            if device.is_some() && device == self.marked_device(kept) {
+                self.unmark(&pin)?;
+            } else {
+                self.detach(&pin)?;
+            }
+        }
+        Ok(())
     }
 
     /// For an endpoint the filter goes with the device, which is removed right after; for the underlay it is taken off.
@@ -294,13 +319,35 @@ fn add_clsact(program: &mut SchedClassifier, device: &str, hook: TcAttachType) -
     Ok(())
 }
 
-/// Puts the program under our filter, atomically.
-fn swap_clsact(program: &mut SchedClassifier, device: &str, hook: TcAttachType) -> Result<(), ProgramError> {
-    let link = SchedClassifierLink::attached(device, hook, PRIORITY, TcHandle::new(0, HANDLE), None)?;
-    let id = program.attach_to_link(link)?;
-    // Dropping the link would take the filter off.
-    mem::forget(program.take_link(id)?);
-    Ok(())
+/// Puts the program under our filter, atomically. Any other error than that there is none leaves the filter as it is.
+fn swap_clsact(
+    program: &mut SchedClassifier,
+    device: &str,
+    hook: TcAttachType,
+) -> Result<Swap, ProgramError> {
+    let filter = SchedClassifierLink::attached(device, hook, PRIORITY, TcHandle::new(0, HANDLE), None);
+    let swapped = filter.map_err(ProgramError::from).and_then(|filter| program.attach_to_link(filter));
+    match swapped {
+        Ok(id) => {
+            // Dropping the link would take the filter off.
+            mem::forget(program.take_link(id)?);
+            Ok(Swap::Done)
+        }
+        Err(error) if is_no_filter(&error) => Ok(Swap::NotThere),
+        Err(error) => Err(error),
+    }
+}
+
+/// No device, no clsact qdisc on it (EINVAL), or no filter in our place (ENOENT): see `tc_new_tfilter`, net/sched/cls_api.c.
+fn is_no_filter(error: &ProgramError) -> bool {
+    let errno = if let ProgramError::IOError(error) = error {
+        error.raw_os_error()
+    } else if let ProgramError::TcError(TcError::NetlinkError(error)) = error {
+        error.raw_os_error()
+    } else {
+        None
+    };
+    matches!(errno, Some(nix::libc::ENODEV | nix::libc::EINVAL | nix::libc::ENOENT))
 }
 
 #[derive(PartialEq, Eq)]

@@ -11,6 +11,7 @@ mod events;
 mod links;
 mod load;
 mod mappings;
+mod orphans;
 mod people;
 mod pod;
 mod sweep;
@@ -26,7 +27,7 @@ use aya::Ebpf;
 use aya::maps::{Array, MapData, RingBuf};
 use aya::programs::TcAttachType;
 use c2c_common::addr::{Addr, from_ipv4, to_ipv4};
-use c2c_common::flow::FlowKey;
+use c2c_common::flow::{Flow, FlowKey};
 use c2c_common::layout::{
     self, Config, Connections, EgressClass, EgressPorts, EgressPortsKey, Endpoint, Lease, LeaseKey,
     PolicyKey, ServiceKey,
@@ -42,6 +43,7 @@ pub use table::Change;
 
 use links::Links;
 use mappings::Mappings;
+use orphans::Tenancy;
 use pod::Raw;
 use table::{Table, Trie};
 
@@ -122,6 +124,8 @@ pub struct Datapath {
     mappings: Mappings,
     egress: Table<EgressRange, Raw<EgressClass>, Trie>,
     egress_ports: Table<Raw<EgressPortsKey>, Raw<EgressPorts>>,
+    flows: Cache<Raw<FlowKey>, Raw<Flow>>,
+    tenancy: Tenancy,
     translations: Cache<Raw<FlowKey>, Raw<Translation>>,
     connections: Cache<Addr, Raw<Connections>>,
     ended_unseen: Cache<Addr, u64>,
@@ -165,6 +169,8 @@ impl Datapath {
             )?,
             egress: load::trie(&mut programs, layout::EGRESS)?,
             egress_ports: load::table(&mut programs, layout::EGRESS_PORTS)?,
+            flows: load::hash(&mut programs, layout::FLOWS)?,
+            tenancy: Tenancy::default(),
             translations: load::hash(&mut programs, layout::TRANSLATIONS)?,
             connections: load::hash(&mut programs, layout::CONNECTIONS)?,
             ended_unseen: load::hash(&mut programs, layout::ENDED_UNSEEN)?,
@@ -218,7 +224,7 @@ impl Datapath {
     /// # Errors
     /// When the device is gone or the kernel refuses.
     pub fn attach_underlay(&mut self, ifindex: u32) -> Result<(), Error> {
-        self.attach("from_underlay", "underlay", ifindex, TcAttachType::Ingress)?;
+        self.attach_alone("underlay", ifindex)?;
         self.links.shield(&mut self.programs, ifindex, self.settings.shield)
     }
 
@@ -227,19 +233,28 @@ impl Datapath {
     /// # Errors
     /// When the device is gone or the kernel refuses.
     pub fn attach_vxlan(&mut self, ifindex: u32) -> Result<(), Error> {
-        self.attach("from_underlay", "vxlan", ifindex, TcAttachType::Ingress)
+        self.attach_alone("vxlan", ifindex)
+    }
+
+    /// Attaches `from_underlay` to a device, and then takes it off any other that had the same part: the underlay may be
+    /// another device than it was.
+    fn attach_alone(&mut self, part: &str, ifindex: u32) -> Result<(), Error> {
+        let pin = format!("{part}-{ifindex}");
+        self.attach("from_underlay", &pin, ifindex, TcAttachType::Ingress)?;
+        self.links.detach_others(part, &pin)
     }
 
     /// Attaches `from_container` and `to_container` to an endpoint's host device of this name.
     ///
     /// # Errors
-    /// When the device is gone or the kernel refuses; then neither is attached.
+    /// When the device is gone or the kernel refuses; then neither is attached, but for what was before.
     pub fn attach_endpoint(&mut self, name: &str, ifindex: u32) -> Result<(), Error> {
+        let was_attached = self.links.is_attached(&format!("{name}-in"));
         let both =
             self.attach("from_container", &format!("{name}-in"), ifindex, TcAttachType::Ingress).and_then(
                 |()| self.attach("to_container", &format!("{name}-out"), ifindex, TcAttachType::Egress),
             );
-        if both.is_err() {
+        if both.is_err() && !was_attached {
             self.detach_endpoint(name)?;
         }
         both
@@ -278,6 +293,9 @@ impl Datapath {
     /// When the map is full or the kernel refuses.
     pub fn put_endpoint(&mut self, addr: Ipv4Addr, endpoint: &Endpoint) -> Result<(), Error> {
         let old = self.endpoints.put(from_ipv4(addr), Raw(*endpoint))?;
+        if old.is_none() {
+            self.tenancy.came(from_ipv4(addr));
+        }
         if old.is_some_and(|old| old.0.tag != endpoint.tag) {
             self.raise_epoch()?;
         }
@@ -290,6 +308,7 @@ impl Datapath {
     /// When the kernel refuses.
     pub fn remove_endpoint(&mut self, addr: Ipv4Addr) -> Result<(), Error> {
         let known = self.endpoints.remove(&from_ipv4(addr))?;
+        self.tenancy.left(from_ipv4(addr));
         self.forget_connections(from_ipv4(addr))?;
         if known { self.raise_epoch() } else { Ok(()) }
     }

@@ -94,7 +94,7 @@ pub struct MapUse {
 /// an ADD or a policy need not wait for a scrape.
 pub struct Reader {
     counters: PerCpuArray<MapData, Raw<Counter>>,
-    flows: Cache<Raw<FlowKey>, Raw<Flow>>,
+    pub(super) flows: Cache<Raw<FlowKey>, Raw<Flow>>,
     refusals: Cache<Addr, u64>,
     pub(super) translations: Cache<Raw<FlowKey>, Raw<Translation>>,
     pub(super) connections: Cache<Addr, Raw<Connections>>,
@@ -110,7 +110,7 @@ impl Reader {
     pub(super) fn open(programs: &mut Ebpf) -> Result<Self, Error> {
         Ok(Self {
             counters: load::per_cpu(programs, layout::COUNTERS)?,
-            flows: load::hash(programs, layout::FLOWS)?,
+            flows: load::reader(programs, layout::FLOWS)?,
             refusals: load::hash(programs, layout::REFUSALS)?,
             translations: load::reader(programs, layout::TRANSLATIONS)?,
             connections: load::reader(programs, layout::CONNECTIONS)?,
@@ -134,7 +134,20 @@ impl Reader {
     pub fn translations(&self, cell: Ipv4Addr) -> Result<Vec<TranslationRow>, Error> {
         let (now_ns, cell) = (monotonic_ns(), from_ipv4(cell));
         let rows = rows(layout::TRANSLATIONS, &self.translations)?.into_iter();
-        Ok(rows.map(|(Raw(key), Raw(t))| translation(&key, &t, cell, now_ns)).collect())
+        let living = rows.map(|(Raw(key), Raw(t))| (key, Translation { flow: self.life(&key, &t), ..t }));
+        Ok(living.map(|(key, t)| translation(&key, &t, cell, now_ns)).collect())
+    }
+
+    /// State and age of a flow with the outside. One through a mapped port of the container's own cell is also a flow between
+    /// containers: it is that entry which its packets keep.
+    pub(super) fn life(&self, key: &FlowKey, translation: &Translation) -> Flow {
+        if !translation.is_mapped() {
+            return translation.flow;
+        }
+        match self.flows.0.get(&Raw(*key), 0) {
+            Ok(Raw(flow)) if flow.is(flag::MAPPED) => Flow { flags: translation.flow.flags, ..flow },
+            _ => translation.flow,
+        }
     }
 
     /// All counters that are not zero.

@@ -301,41 +301,39 @@ impl<K: Kernel> Enforcer<K> {
     }
 
     /// Containers in maps that are in force are attached to first, so that nothing passes them by. Maps that are not yet
-    /// (another layout's programs are attached, if any are) are filled first: no packet finds them empty.
+    /// (another layout's programs are attached, if any are) are filled first: no packet finds them empty. One that cannot
+    /// be attached to, or entered, keeps what it has: the next pass tries again.
     pub(super) fn restore(&mut self, placed: BTreeMap<Ipv4Addr, Placed>) -> Result<(), FabricError> {
         // All at once, so that the first container brings the rules of all.
-        self.outside.settle(self.mirror.world(), &placed);
+        self.placed = placed;
+        self.outside.settle(self.mirror.world(), &self.placed);
         if self.datapath.adopted() {
-            let entered = self.enter_all(placed);
+            let attached = self.attach_all();
+            let entered = self.enter_all();
             self.restored();
-            entered
+            attached.and(entered)
         } else {
-            self.placed = placed;
             self.restored();
             self.attach_all()
         }
     }
 
-    fn enter_all(&mut self, placed: BTreeMap<Ipv4Addr, Placed>) -> Result<(), FabricError> {
+    fn attach_all(&mut self) -> Result<(), FabricError> {
         let mut first = Ok(());
-        for (address, place) in placed {
-            let entered = self.enter(address, place);
-            first = first.and(entered);
+        for place in self.placed.values() {
+            let attached = self.datapath.attach_endpoint(&place.host_name, place.ifindex);
+            let failed = |source| FabricError::Attach { name: place.host_name.clone(), source };
+            first = first.and(attached.map_err(failed));
         }
         first
     }
 
-    /// One that cannot be attached to has no row: what comes from its device is dropped, or goes the cell's own way.
-    fn attach_all(&mut self) -> Result<(), FabricError> {
-        let places: Vec<_> =
-            self.placed.iter().map(|(at, place)| (*at, place.host_name.clone(), place.ifindex)).collect();
+    fn enter_all(&mut self) -> Result<(), FabricError> {
         let mut first = Ok(());
-        for (address, name, ifindex) in places {
-            let attached = self.datapath.attach_endpoint(&name, ifindex);
-            if attached.is_err() {
-                self.leave(address, &name);
-            }
-            first = first.and(attached.map_err(|source| FabricError::Attach { name, source }));
+        for (address, place) in self.placed.clone() {
+            let row = self.row(address, &place);
+            let entered = row.and_then(|row| self.datapath.put_endpoint(address, &row));
+            first = first.and(entered.map_err(|source| FabricError::Enter { address, source }));
         }
         first
     }
@@ -414,9 +412,13 @@ impl<K: Kernel> Enforcer<K> {
         let leases = self.datapath.set_leases(&rows.leases).map(drop);
         let egress = if self.outside.owed() { self.put_egress().map(drop) } else { Ok(()) };
         let endpoints = self.write_endpoints(&rows.endpoints, egress.is_ok());
-        let policies = self.datapath.set_policies(&rows.policies).map(drop);
-        let mappings =
-            if self.restored { self.datapath.set_mappings(&rows.mappings).map(drop) } else { Ok(()) };
+        // Before it is known which containers there are, they would be those of none.
+        let (policies, mappings) = if self.restored {
+            let policies = self.datapath.set_policies(&rows.policies).map(drop);
+            (policies, self.datapath.set_mappings(&rows.mappings).map(drop))
+        } else {
+            (Ok(()), Ok(()))
+        };
         let whole = egress.is_ok() && endpoints.is_ok();
         let pruned = if whole { self.prune_surplus() } else { Ok(()) };
         let locals = self.datapath.set_locals(&rows.locals).map(drop);

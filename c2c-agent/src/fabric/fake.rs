@@ -62,6 +62,8 @@ pub(crate) struct Fake {
     pub(crate) room: usize,
     pub(crate) log: Vec<String>,
     pub(crate) attached: BTreeSet<String>,
+    /// The device that nothing can be attached to for now.
+    pub(crate) busy: Option<String>,
     pub(crate) endpoints: BTreeMap<Ipv4Addr, layout::Endpoint>,
     pub(crate) leases: BTreeMap<LeaseKey, layout::Lease>,
     pub(crate) policies: BTreeMap<PolicyKey, u64>,
@@ -100,7 +102,7 @@ impl Kernel for Fake {
     }
 
     fn attach_endpoint(&mut self, name: &str, ifindex: u32) -> Result<(), Error> {
-        if ifindex == 0 {
+        if ifindex == 0 || self.busy.as_deref() == Some(name) {
             return Err(Error::NoDevice { ifindex });
         }
         self.attached.insert(name.to_owned());

@@ -329,16 +329,17 @@ impl Fabric {
         self.lock().datapath().attach_self_test(ifindex)
     }
 
-    /// Removes flows with the outside that are over; to be done every few seconds. The lock is free while they are looked
+    /// Removes flows that are over ([`Datapath::sweep`]); to be done every few seconds. The lock is free while they are looked
     /// at, which takes longest.
     ///
     /// # Errors
     /// When a map cannot be read or written.
     pub fn sweep(&self) -> Result<Swept, datapath::Error> {
         let mut enforcer = self.lock();
-        let (reader, devices) = (enforcer.datapath().reader(), enforcer.datapath().devices());
+        let datapath = enforcer.datapath();
+        let (reader, devices, departures) = (datapath.reader(), datapath.devices(), datapath.departures());
         drop(enforcer);
-        let found = reader.look(devices)?;
+        let found = reader.look(devices, departures)?;
         self.lock().datapath().sweep(found)
     }
 

@@ -12,7 +12,7 @@ use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 
 /// The device of every host on the underlay.
-pub(crate) const UNDERLAY_INTERFACE: &str = "eth0";
+pub const UNDERLAY_INTERFACE: &str = "eth0";
 /// What a CF cell's network has.
 const UNDERLAY_MTU: u32 = 1_500;
 /// 192.0.2.0/24 is documentation's own (RFC 5737): it exists nowhere but in these namespaces.

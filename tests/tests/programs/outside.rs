@@ -317,8 +317,81 @@ fn a_neighbours_mapped_port_needs_a_policy() {
     let local = [(OUT, Outcome::ToEndpoint)];
     let run = m.tc(OUT, &hello).expect(REDIRECT, &local);
     assert_eq!((seen_as(&run), to(&run)), (CLIENT, (BACKEND, 8080)));
-    let run = m.tc(OUT, &tcp((BACKEND, 8080), CLIENT, "SA")).expect(REDIRECT, &local);
+    let answer = tcp((BACKEND, 8080), CLIENT, "SA");
+    let run = m.tc(OUT, &answer).expect(REDIRECT, &local);
     assert_eq!((seen_as(&run), to(&run)), (called, CLIENT));
+    m.forget_translations();
+    assert_eq!(
+        seen_as(&m.tc(OUT, &answer).expect(REDIRECT, &local)),
+        called,
+        "there is but one port that leads there"
+    );
+}
+
+#[test]
+fn the_port_that_a_neighbour_called_is_remembered_anew() {
+    let mut m = Machine::new();
+    // Two ports lead there: only what was remembered tells which one was called.
+    m.map_port(6, 61_000, (BACKEND, 8080));
+    m.map_port(6, 61_001, (BACKEND, 8080));
+    let endpoint = c2c_common::layout::Endpoint { ifindex: 1, tag: BACKEND_TAG, ..Default::default() };
+    m.put_endpoint(BACKEND, &endpoint);
+    m.allow(6, 8080, 8080);
+    let seen = |m: &mut Machine| {
+        let translations: Vec<_> = m.translations().into_values().collect();
+        assert_eq!(translations.len(), 1);
+        translations[0].flow.seen_ns
+    };
+    for port in [61_000, 61_001, 61_000] {
+        m.tc(OUT, &tcp(CLIENT, (HERE, port), "S"));
+        let run = m.tc(OUT, &tcp((BACKEND, 8080), CLIENT, "SA"));
+        assert_eq!(seen_as(&run), (HERE, port));
+    }
+    m.age_translations(119);
+    let before = seen(&mut m);
+    m.tc(OUT, &tcp(CLIENT, (HERE, 61_000), "A"));
+    assert_eq!(seen(&mut m), before, "not for each packet");
+    m.age_translations(2);
+    let before = seen(&mut m);
+    m.tc(OUT, &tcp(CLIENT, (HERE, 61_000), "A"));
+    assert!(seen(&mut m) > before, "but before it is swept away");
+}
+
+#[test]
+fn what_ends_a_connection_to_a_mapped_port_opens_none() {
+    for (flags, state) in [("R", State::Closed), ("FA", State::Closing), ("A", State::Established)] {
+        let mut m = Machine::new();
+        m.map_port(6, 61_000, (FRONTEND, 8080));
+        m.tc(IN, &tcp(SERVER, (HERE, 61_000), flags)).expect(REDIRECT, &CAME);
+        let states: Vec<_> = m.translations().into_values().map(|t| State::from_raw(t.flow.state)).collect();
+        assert_eq!(states, [state], "{flags}");
+    }
+}
+
+#[test]
+fn a_lost_mapping_leads_to_no_address_of_the_cell() {
+    let mut m = Machine::new();
+    m.map_port(6, 61_000, (FRONTEND, 8080));
+    let (second, nowhere) = ([192, 0, 2, 200].into(), [224, 0, 0, 1].into());
+    m.local(second);
+    let answer = |to| tcp((FRONTEND, 8080), (to, 9000), "A");
+    m.tc(OUT, &answer(second)).expect(REDIRECT, &refused(Outcome::CellDenied));
+    m.tc(OUT, &answer(nowhere)).expect(DROP, &[(OUT, Outcome::EgressDenied)]);
+    assert_eq!(m.translations().len(), 0);
+}
+
+#[test]
+fn an_error_about_what_the_cell_sent_reaches_it() {
+    let mut m = Machine::new();
+    let sent = udp((GATEWAY, 50_000), (FRONTEND, 8080));
+    m.tc(Hook::ToContainer, &sent);
+    m.tc(OUT, &unreachable(FRONTEND, GATEWAY, &sent)).expect(NEXT, &[(OUT, Outcome::ToHost)]);
+    let unrelated = [(OUT, Outcome::UnrelatedIcmp)];
+    let never = udp((GATEWAY, 50_001), (FRONTEND, 8080));
+    m.tc(OUT, &unreachable(FRONTEND, GATEWAY, &never)).expect(DROP, &unrelated);
+    let own = udp(CLIENT, (GATEWAY, 9000));
+    m.tc(OUT, &own).expect(REDIRECT, &refused(Outcome::CellDenied));
+    m.tc(OUT, &unreachable(FRONTEND, GATEWAY, &own)).expect(DROP, &unrelated);
 }
 
 #[test]

@@ -69,9 +69,9 @@ impl<K: Kernel> Enforcer<K> {
         self.compare_endpoints(&rows, whole, report);
         let leases = self.datapath.set_leases(&rows.leases);
         self.compared("leases", leases, owing, report);
-        let policies = self.datapath.set_policies(&rows.policies);
-        self.compared("policies", policies, owing, report);
         if self.restored {
+            let policies = self.datapath.set_policies(&rows.policies);
+            self.compared("policies", policies, owing, report);
             let mappings = self.datapath.set_mappings(&rows.mappings);
             self.compared("mapped ports", mappings, owing, report);
         }

@@ -168,6 +168,18 @@ fn nothing_is_taken_for_a_leftover_before_the_containers_are_restored() {
 }
 
 #[test]
+fn no_policy_is_removed_before_the_containers_are_restored() {
+    let mut kernel = Fake { adopted: true, ..roomy() };
+    kernel.policies.insert(PolicyKey::default(), 1);
+    let world = World { revision: 5, ..World::default() };
+    let mut enforcer = Enforcer::new(kernel, (CELL, network()), Mirror::new(world), Some(grant()));
+    enforcer.reconcile(CELL);
+    assert_eq!(enforcer.datapath().policies.len(), 1);
+    enforcer.restore(BTreeMap::new()).unwrap();
+    assert_eq!(enforcer.datapath().policies.len(), 0, "there is no container, so they are of none");
+}
+
+#[test]
 fn adopted_maps_stay_as_they_are_until_lease_and_world_are_known() {
     let mut kernel = Fake { adopted: true, ..roomy() };
     let row = layout::Endpoint { tag: 7, ifindex: 20, ..layout::Endpoint::default() };
@@ -193,12 +205,28 @@ fn adopted_maps_stay_as_they_are_until_lease_and_world_are_known() {
 fn maps_that_nobody_filled_are_filled_before_containers_are_attached_to() {
     let world = World::default();
     let mut enforcer = Enforcer::new(roomy(), (CELL, network()), Mirror::new(world), Some(grant()));
-    enforcer.restore([(address(2), place("f", 20)), (address(3), place("g", 0))].into()).unwrap_err();
+    enforcer.restore([(address(2), place("f", 20)), (address(3), place("g", 21))].into()).unwrap();
     let said = log(&mut enforcer);
     let at = |what: &str| said.iter().position(|line| line.starts_with(what)).expect(what);
     assert!(at("endpoint 10.255.1.2") < at("configure") && at("configure") < at("attach s-20"), "{said:?}");
-    assert_eq!(enforcer.live(), 1, "what cannot be attached to has no row");
-    assert_eq!(enforcer.datapath().endpoints.len(), 1);
+    assert_eq!(enforcer.datapath().endpoints.len(), 2);
+}
+
+#[test]
+fn what_could_not_be_attached_to_at_the_start_is_tried_again() {
+    for adopted in [false, true] {
+        let kernel = Fake { adopted, busy: Some("s-21".into()), ..roomy() };
+        let mut enforcer =
+            Enforcer::new(kernel, (CELL, network()), Mirror::new(World::default()), Some(grant()));
+        enforcer.restore([(address(2), place("f", 20)), (address(3), place("g", 21))].into()).unwrap_err();
+        let report = enforcer.reconcile(CELL);
+        assert_eq!((report.repaired.len(), report.failed.len()), (0, 1), "{report:?}");
+        assert_eq!(enforcer.datapath().attached_endpoints(), ["s-20"]);
+        enforcer.datapath().busy = None;
+        assert_eq!(enforcer.reconcile(CELL).failed, [""; 0]);
+        assert_eq!(enforcer.datapath().attached_endpoints(), ["s-20", "s-21"]);
+        assert_eq!(enforcer.datapath().endpoints.len(), 2);
+    }
 }
 
 #[test]
