@@ -65,6 +65,9 @@ pub enum OpenError {
     /// The records of the containers cannot be read.
     #[error("cannot read the records of the containers")]
     Records(#[from] endpoint::Error),
+    /// What runs on the cell cannot be seen.
+    #[error("cannot see the containers that run: {}: {}", .0.msg, .0.details)]
+    Recovery(c2c_proto::agent_api::ApiError),
     /// A thread of the agent was lost.
     #[error("a thread that opened the datapath was lost")]
     Thread(#[from] tokio::task::JoinError),
@@ -189,7 +192,8 @@ pub(super) fn look(underlay: &str, address: Option<Ipv4Addr>, port: u16) -> Resu
 
 impl Cell {
     async fn recover(&self, pending: &Path) -> Result<(), OpenError> {
-        let mut report = report_of(self.manager.recover().await);
+        // Without it all policies would be taken for those of no container, and removed: what is pinned goes on meanwhile.
+        let mut report = report_of(self.manager.recover().await.map_err(OpenError::Recovery)?);
         report.merge(report_of(self.manager.do_pending(pending).await));
         let (fabric, facts) = (Arc::clone(&self.fabric), self.facts.clone());
         report.merge(tokio::task::spawn_blocking(move || fabric.reconcile(facts)).await?);

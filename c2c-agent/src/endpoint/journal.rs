@@ -62,8 +62,6 @@ pub(super) enum Durability {
 #[derive(Debug, Default)]
 pub(super) struct Loaded {
     pub(super) records: Vec<Record>,
-    /// Names of the files that could not be read and were set aside.
-    pub(super) damaged: Vec<String>,
     pub(super) last_address: Option<Ipv4Addr>,
     pub(super) last_port: Option<u16>,
 }
@@ -159,10 +157,7 @@ impl Journal {
         if name.ends_with(".json") {
             match read_record(path, &name) {
                 Ok(record) => loaded.records.push(record),
-                Err(error) => {
-                    self.set_aside(&name, &chain(&error))?;
-                    loaded.damaged.push(name);
-                }
+                Err(error) => self.set_aside(&name, &chain(&error))?,
             }
         }
         Ok(())

@@ -44,8 +44,6 @@ pub(super) struct Cell<W> {
     pub(super) turns: Turns,
     /// The namespace of the hosts' ends.
     pub(super) home: Netns,
-    /// Names of the record files that were damaged when they were read.
-    pub(super) damaged: Vec<String>,
     pub(super) settings: Settings,
     pub(super) metadata_file: Option<MetadataFile>,
 }
@@ -64,7 +62,7 @@ impl<W: Wire> Manager<W> {
     /// # Errors
     /// As [`Manager::open`].
     pub fn open_in(state_dir: &Path, wire: Arc<W>, settings: Settings, home: Netns) -> Result<Self, Error> {
-        let (journal, Loaded { records, mut damaged, last_address, last_port }) =
+        let (journal, Loaded { records, last_address, last_port }) =
             Journal::open(state_dir.join("endpoints"))?;
         let ports = Ports::new(settings.mapped_ports.clone(), settings.kept_ports.clone(), last_port);
         let (book, refused) = Book::new(records, last_address, ports);
@@ -73,11 +71,10 @@ impl<W: Wire> Manager<W> {
             let reason = format!("another record has the address {} or one of the ports too", record.address);
             let kept = journal.set_aside(&name, &reason);
             kept.map_err(|source| Error::Write { file: name.clone().into(), source })?;
-            damaged.push(name);
         }
         let turns = Turns::default();
         let metadata_file = settings.metadata_file.clone().map(MetadataFile::new);
-        let cell = Cell { wire, journal, book, turns, home, damaged, settings, metadata_file };
+        let cell = Cell { wire, journal, book, turns, home, settings, metadata_file };
         Ok(Self { cell: Arc::new(cell) })
     }
 

@@ -34,17 +34,14 @@ impl Report {
 
 impl<W: Wire> Manager<W> {
     /// Finds the way back after a start, before anything is served: half-made and half-removed containers are undone,
-    /// those whose interface is gone are let go, the rest is handed to the fabric, and interfaces of ours without an
-    /// owner are removed.
-    pub async fn recover(&self) -> Report {
+    /// those whose interface is gone are let go, the rest is handed to the fabric. Interfaces of ours without a record get
+    /// one if they were wired to the end, and are removed if they were not.
+    ///
+    /// # Errors
+    /// When the cell's interfaces cannot be seen: then nothing is known of what runs, and nothing is to be served.
+    pub async fn recover(&self) -> Result<Report, ApiError> {
         let mut report = Report::default();
-        let seen = match self.blocking(|cell| cell.home.run(links).map_err(|error| unseen(&error))).await {
-            Ok(links) => links,
-            Err(error) => {
-                report.note("look at the cell's interfaces".to_owned(), Err(error));
-                return report;
-            }
-        };
+        let seen = self.blocking(|cell| cell.home.run(links).map_err(|error| unseen(&error))).await?;
         let records = self.list();
         let owned = |link: &Link| records.iter().any(|record| owns(record, link));
         let unowned: Vec<_> =
@@ -60,7 +57,7 @@ impl<W: Wire> Manager<W> {
             report.failed.push(format!("restore the containers in the datapath: {}", chain(&error)));
         }
         self.retell_metadata(&mut report).await;
-        report
+        Ok(report)
     }
 
     /// Does the DELs that the shim left in `dir` while the agent was away.
@@ -123,21 +120,18 @@ impl<W: Wire> Manager<W> {
         }
     }
 
-    /// An interface of ours without a record: when its record was damaged it tells itself what it is; otherwise it is
-    /// what a crash left behind.
+    /// An interface of ours without a record. A record is on disk before its interface is made and forgotten after it was
+    /// removed, so one that was wired to the end had a record, which was damaged or lost with the state directory: the
+    /// container may be running, and the interface tells itself what it is. Any other is what a crash left behind.
     async fn sort_out(&self, link: Link, report: &mut Report) {
-        match plan::rebuilt(&link, &self.cell.settings.bandwidth).filter(|record| self.was_damaged(record)) {
+        match plan::rebuilt(&link, &self.cell.settings.bandwidth) {
             Some(record) => self.adopt(record, report).await,
             None => self.remove_unowned(link, report).await,
         }
     }
 
-    fn was_damaged(&self, record: &Record) -> bool {
-        self.cell.damaged.contains(&record.attachment.file_name())
-    }
-
     async fn adopt(&self, record: Record, report: &mut Report) {
-        let what = format!("rebuild the damaged record of {} from its interface", record.called());
+        let what = format!("rebuild the lost record of {} from its interface", record.called());
         if !self.cell.book.adopt(record.clone()) {
             report.failed.push(format!("{what}: its address {} is another container's", record.address));
             return;

@@ -260,7 +260,7 @@ async fn two_records_of_one_port_cannot_be() {
     let text = fs::read_to_string(&file).unwrap().replace("9001", "9000");
     fs::write(file, text).unwrap();
     let (cell, report) = cell.recovered().await;
-    assert_eq!(report.done, ["rebuild the damaged record of container two (eth0) from its interface"]);
+    assert_eq!(report.done, ["rebuild the lost record of container two (eth0) from its interface"]);
     let ports: Vec<_> = cell.manager.list().iter().map(|record| given(&record.ports)).collect();
     assert_eq!(ports, [vec![(9000, 90)], vec![]]);
     assert_eq!(attachment("two"), cell.manager.list()[1].attachment);

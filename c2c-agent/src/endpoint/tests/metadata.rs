@@ -89,7 +89,7 @@ async fn a_start_tells_anew() {
     ] {
         fs::write(telling.path(""), stale).unwrap();
         let before = telling.version();
-        let report = telling.cell.manager.recover().await;
+        let report = telling.cell.manager.recover().await.unwrap();
         assert_eq!((report.done.len(), report.failed.len()), (1, 0), "{stale}: {report:?}");
         assert_eq!(
             (telling.told(), telling.version()),

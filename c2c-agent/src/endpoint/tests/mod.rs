@@ -119,7 +119,7 @@ impl Cell {
 
     async fn recovered(self) -> (Self, Report) {
         let cell = self.restarted();
-        let report = cell.manager.recover().await;
+        let report = cell.manager.recover().await.unwrap();
         (cell, report)
     }
 

@@ -109,6 +109,7 @@ async fn an_interface_that_nobody_owns_is_removed_if_it_is_ours() {
     let (cell, container) = (Cell::new(BLOCK), testing::namespace());
     cell.add("one", &container).await.unwrap();
     fs::remove_file(cell.record_file("one")).unwrap();
+    ip(&cell.home, "link set s-010255001002 down"); // not wired to the end
     ip(&cell.home, "link add s-010255001009 type veth peer name other"); // our name, not our mark
     ip(&cell.home, "link add uplink type veth peer name far"); // our mark, not our name
     ip(&cell.home, "link set uplink alias c2c_uplink");
@@ -117,6 +118,22 @@ async fn an_interface_that_nobody_owns_is_removed_if_it_is_ours() {
     let mut names = cell.names();
     names.sort();
     assert_eq!(names, ["far", "other", "s-010255001009", "uplink"]);
+}
+
+#[tokio::test]
+async fn containers_go_on_when_the_state_directory_is_lost() {
+    let cell = Cell::new(BLOCK);
+    let containers = [testing::namespace(), testing::namespace()];
+    for (id, container) in ["one", "two"].iter().zip(&containers) {
+        cell.add(id, container).await.unwrap();
+    }
+    let links = cell.links();
+    fs::remove_dir_all(cell.record_file("one").parent().unwrap()).unwrap();
+    let (cell, report) = cell.recovered().await;
+    assert_eq!(report.done.len(), 2, "{report:?}");
+    assert_eq!((cell.files(), cell.links()), (vec!["one@eth0.json".into(), "two@eth0.json".into()], links));
+    assert_eq!(cell.wire.entered().len(), 2);
+    cell.del("one").await.unwrap();
 }
 
 #[tokio::test]
@@ -131,7 +148,7 @@ async fn a_damaged_record_is_kept_aside_and_rebuilt() {
     fs::write(cell.record_file("one"), &whole[..whole.len() / 2]).unwrap();
     let links = cell.links();
     let (cell, report) = cell.recovered().await;
-    assert_eq!(report.done, ["rebuild the damaged record of container one (eth0) from its interface"]);
+    assert_eq!(report.done, ["rebuild the lost record of container one (eth0) from its interface"]);
     assert_eq!(cell.files(), ["one@eth0.json", "one@eth0.json.damaged", "two@eth0.json"]);
     assert_eq!((cell.links(), cell.wire.entered().len()), (links, 2), "the container goes on");
     let rebuilt = cell.manager.list().remove(0);
