@@ -24,6 +24,9 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
+    /// The kernel is too old for the way of attaching that the configuration asks for.
+    #[error("attach = \"tcx\" needs Linux 6.6 or later; with \"auto\" an earlier kernel gets clsact filters")]
+    NoTcx,
     /// The embedded object does not load.
     #[error("cannot load the eBPF object; it needs Linux 5.15 or later, root, and BTF")]
     Object(#[source] Box<aya::EbpfError>),

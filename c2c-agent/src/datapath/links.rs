@@ -42,6 +42,11 @@ pub(super) struct Place<'a> {
     pub(super) hook: TcAttachType,
 }
 
+fn has_tcx(kernel: Option<KernelVersion>, wanted: Attach) -> Result<bool, Error> {
+    let has = kernel.is_some_and(|kernel| kernel >= FIRST_WITH_TCX);
+    if wanted == Attach::Tcx && !has { Err(Error::NoTcx) } else { Ok(has) }
+}
+
 /// The pinned links.
 #[derive(Debug)]
 pub(super) struct Links {
@@ -51,9 +56,10 @@ pub(super) struct Links {
 }
 
 impl Links {
-    pub(super) fn open(settings: &Settings) -> Self {
-        let kernel_has_tcx = KernelVersion::current().is_ok_and(|now| now >= FIRST_WITH_TCX);
-        Self { directory: load::links_dir(settings), attach: settings.attach, kernel_has_tcx }
+    /// Fails when the configuration asks for what this kernel has not.
+    pub(super) fn open(settings: &Settings) -> Result<Self, Error> {
+        let kernel_has_tcx = has_tcx(KernelVersion::current().ok(), settings.attach)?;
+        Ok(Self { directory: load::links_dir(settings), attach: settings.attach, kernel_has_tcx })
     }
 
     /// Whether a place is to have a TCX link. What is attached there already decides before anything else.
@@ -394,4 +400,18 @@ fn is_program_error(error: &ProgramError, errno: i32) -> bool {
 
 fn is_errno(error: &SyscallError, errno: i32) -> bool {
     error.io_error.raw_os_error() == Some(errno)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kernel_without_tcx_is_not_asked_for_it() {
+        let (before, first) = (Some(KernelVersion::new(6, 5, 13)), Some(FIRST_WITH_TCX));
+        assert!(!has_tcx(before, Attach::Auto).unwrap());
+        assert!(has_tcx(first, Attach::Auto).unwrap());
+        assert!(has_tcx(first, Attach::Tcx).unwrap());
+        assert!(matches!(has_tcx(before, Attach::Tcx), Err(Error::NoTcx)));
+    }
 }

@@ -148,8 +148,10 @@ impl Datapath {
     /// attached, with the maps they have, until `attach_*` replaces them.
     ///
     /// # Errors
-    /// When the pin directory is not on a bpffs, a pinned map is not of this layout, or the kernel refuses a program.
+    /// When the kernel has no TCX and it is asked for, the pin directory is not on a bpffs, a pinned map is not of this
+    /// layout, or the kernel refuses a program.
     pub fn open(settings: &Settings) -> Result<Self, Error> {
+        let links = Links::open(settings)?;
         let existed = load::prepare(settings)?;
         let mut programs = load::programs(settings)?;
         let trace = trace::Reader::start(&mut programs, settings.trace)?;
@@ -178,7 +180,7 @@ impl Datapath {
             host_services: load::table(&mut programs, layout::HOST_SERVICES)?,
             ring: Some(load::ring(&mut programs, layout::EVENTS)?),
             events: None,
-            links: Links::open(settings),
+            links,
             settings: settings.clone(),
             adopted: false,
             programs,
